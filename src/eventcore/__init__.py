@@ -1,0 +1,1 @@
+"""eventcore: event analytics that you own, exact and in milliseconds."""

@@ -1,0 +1,87 @@
+"""eventcore without ``await``, for notebooks and scripts.
+
+The same `Eventcore` on an event loop in a thread of its own; each call waits for its answer. For servers use the
+asynchronous form.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+from eventcore.answers import Answer
+from eventcore.events import DEFAULT_PROJECT, Book, Outcome, StoredEvent
+from eventcore.library import DEFAULT_STORE_URL
+from eventcore.library import open as open_async
+
+_Result = TypeVar("_Result")
+
+
+def open_blocking(store_url: str = DEFAULT_STORE_URL, **options: Any) -> "BlockingEventcore":
+    """Open a store by its URL; options and errors as `eventcore.open` has them."""
+    return BlockingEventcore(store_url, **options)
+
+
+class BlockingEventcore:
+    """The methods of `eventcore.service.Eventcore`, each waiting for its answer. Close it, or use it in ``with``."""
+
+    def __init__(self, store_url: str = DEFAULT_STORE_URL, **options: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="eventcore", daemon=True)
+        self._thread.start()
+        try:
+            self._inner = self._wait(open_async(store_url, **options))
+        except BaseException:
+            self._stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ingest(self, events: Iterable[Mapping[str, Any]], *, project: str = DEFAULT_PROJECT) -> Outcome:
+        """See `Eventcore.ingest`."""
+        return self._wait(self._inner.ingest(events, project=project))
+
+    def find(self, event_id: str | UUID, *, project: str = DEFAULT_PROJECT) -> StoredEvent | None:
+        """See `Eventcore.find`."""
+        return self._wait(self._inner.find(event_id, project=project))
+
+    def daily_active_users(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """See `Eventcore.daily_active_users`."""
+        return self._wait(self._inner.daily_active_users(from_, to, project=project, **more))
+
+    def top_events(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """See `Eventcore.top_events`."""
+        return self._wait(self._inner.top_events(from_, to, project=project, **more))
+
+    def retention(self, start_date: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """See `Eventcore.retention`."""
+        return self._wait(self._inner.retention(start_date, project=project, **more))
+
+    def books(self, first: str, last: str, *, project: str = DEFAULT_PROJECT) -> Sequence[Book]:
+        """See `Eventcore.books`."""
+        return self._wait(self._inner.books(first, last, project=project))
+
+    def close(self) -> None:
+        """Close the store and end the thread; a second call does nothing."""
+        if self._loop.is_closed():
+            return
+        try:
+            self._wait(self._inner.close())
+        finally:
+            self._stop()
+
+    def _wait(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -1,0 +1,228 @@
+"""One open eventcore: ingest, ask, find; what the library, the HTTP API and the command line all speak to.
+
+It joins the ports to the functions of the core and keeps no state of its own. Time and randomness come in as
+arguments of the constructor. Not here: how the parts are chosen and opened (`library`, or a process's container).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import msgspec
+
+from eventcore import ingestion
+from eventcore.answers import Answer, Question, answer
+from eventcore.decoding import Decoded, Form, decode, is_event_id
+from eventcore.errors import EventcoreError, Kind
+from eventcore.events import DEFAULT_PROJECT, Book, Outcome, StoredEvent, is_project_name
+from eventcore.limits import Limits
+from eventcore.ports import DedupCache, EventStore, Queue
+from eventcore.retention import Retention
+from eventcore.statistics import DailyActiveUsers, TopEvents
+
+
+class Eventcore:
+    """Events in, exact answers out, for any number of projects. Close it, or use it in ``async with``.
+
+    Args:
+        store: where events are kept.
+        cache: what is known to be stored.
+        queue: how events reach the store.
+        clock_us: the time, in microseconds since the epoch.
+        elapsed_us: a clock that never goes back, for durations, in microseconds.
+        new_id: gives 16 random bytes.
+        limits: what is accepted.
+        reporting_zone: the time zone of statistics that name none.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: EventStore,
+        cache: DedupCache,
+        queue: Queue,
+        clock_us: Callable[[], int],
+        elapsed_us: Callable[[], int],
+        new_id: Callable[[], bytes],
+        limits: Limits = Limits(),
+        reporting_zone: str = "UTC",
+    ) -> None:
+        self.store = store
+        self.cache = cache
+        self.queue = queue
+        self.limits = limits
+        self.reporting_zone = reporting_zone
+        self._clock_us = clock_us
+        self._elapsed_us = elapsed_us
+        self.new_id = new_id
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def now_us(self) -> int:
+        """The time now, in microseconds since the epoch."""
+        return self._clock_us()
+
+    async def ingest_body(
+        self,
+        body: bytes,
+        *,
+        project: str = DEFAULT_PROJECT,
+        form: Form = "json",
+        strict: bool = False,
+        dry_run: bool = False,
+    ) -> Outcome:
+        """Take in one batch as bytes; see `eventcore.decoding.decode` and `eventcore.ingestion.accept`.
+
+        Raises:
+            BodyError: the body is not a batch.
+            StoreError: not durable, or not known to be; send the same again.
+        """
+        decoded = decode(body, now_us=self.now_us(), form=form, limits=self.limits)
+        return await self.ingest_decoded(decoded, project=project, strict=strict, dry_run=dry_run)
+
+    async def ingest_decoded(
+        self,
+        decoded: Decoded,
+        *,
+        project: str = DEFAULT_PROJECT,
+        strict: bool = False,
+        dry_run: bool = False,
+        import_id: bytes | None = None,
+    ) -> Outcome:
+        """Take in a batch that is decoded already."""
+        check_project(project)
+        if dry_run:
+            refused = ingestion.refusal(decoded) if strict else None
+            return refused or await ingestion.preview(decoded, project=project, store=self.store)
+        return await ingestion.accept(
+            decoded,
+            project=project,
+            store=self.store,
+            cache=self.cache,
+            queue=self.queue,
+            now_us=self.now_us(),
+            new_id=self.new_id,
+            strict=strict,
+            import_id=import_id,
+        )
+
+    async def ingest(self, events: Iterable[Mapping[str, Any]], *, project: str = DEFAULT_PROJECT) -> Outcome:
+        """Take in any number of events given as mappings, in batches; aware datetimes and UUIDs may stay objects.
+
+        Returns:
+            The totals; ``index`` of each error counts from the first event given.
+
+        Raises:
+            StoreError: some batch is not durable; giving all the events again is safe.
+        """
+        total = Outcome(accepted=0, duplicates=0, conflicts=0, rejected=0)
+        rest = iter(events)
+        done = 0
+        while batch := list(islice(rest, self.limits.batch_events)):
+            outcome = await self._ingest_mappings(batch, project)
+            total = add_outcomes(total, outcome, offset=done)
+            done += len(batch)
+        return total
+
+    async def _ingest_mappings(self, batch: Sequence[Mapping[str, Any]], project: str) -> Outcome:
+        try:
+            body = msgspec.json.encode(batch)
+        except (TypeError, ValueError) as error:
+            raise EventcoreError(Kind.INVALID, "not_json", f"an event holds what JSON cannot: {error}") from error
+        if len(body) > self.limits.body_bytes and len(batch) > 1:
+            middle = len(batch) // 2
+            first = await self._ingest_mappings(batch[:middle], project)
+            return add_outcomes(first, await self._ingest_mappings(batch[middle:], project), offset=middle)
+        return await self.ingest_body(body, project=project)
+
+    async def find(self, event_id: str | UUID, *, project: str = DEFAULT_PROJECT) -> StoredEvent | None:
+        """The stored event with this id, or None.
+
+        Raises:
+            EventcoreError: ``event_id`` is not a UUID in canonical form.
+        """
+        check_project(project)
+        key = parse_event_id(str(event_id))
+        return (await self.store.find(project, [key])).get(key)
+
+    async def ask(self, question: Question, *, project: str = DEFAULT_PROJECT) -> Answer:
+        """Answer a question from one snapshot of the data."""
+        check_project(project)
+        began_us = self._elapsed_us()
+        return await answer(
+            question,
+            project=project,
+            store=self.store,
+            queue=self.queue,
+            now_us=self.now_us(),
+            elapsed_ms=lambda: (self._elapsed_us() - began_us) / 1_000,
+        )
+
+    async def daily_active_users(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """Distinct users of each local day; ``more`` as `DailyActiveUsers.parse` takes it."""
+        return await self.ask(
+            DailyActiveUsers.parse(from_=from_, to=to, reporting_zone=self.reporting_zone, **more), project=project
+        )
+
+    async def top_events(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """The most frequent event types; ``more`` as `TopEvents.parse` takes it."""
+        return await self.ask(
+            TopEvents.parse(from_=from_, to=to, reporting_zone=self.reporting_zone, **more), project=project
+        )
+
+    async def retention(self, start_date: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """The cohort matrix; ``more`` as `Retention.parse` takes it."""
+        return await self.ask(
+            Retention.parse(start_date=start_date, reporting_zone=self.reporting_zone, **more), project=project
+        )
+
+    async def books(self, first: str, last: str, *, project: str = DEFAULT_PROJECT) -> Sequence[Book]:
+        """The ingestion books of the UTC days ``first`` to ``last``, inclusive."""
+        check_project(project)
+        return await self.store.books(project, first, last)
+
+    async def close(self) -> None:
+        """Close the queue, the cache and the store, in this order."""
+        await self.queue.close()
+        await self.cache.close()
+        await self.store.close()
+
+
+def check_project(project: str) -> None:
+    """Raise an `EventcoreError` that names the rule unless ``project`` may name a project."""
+    if not is_project_name(project):
+        raise EventcoreError(
+            Kind.INVALID,
+            "invalid_project",
+            "a project's name has 1 to 63 of a-z, 0-9, - and _, and begins with a letter or digit",
+            field="project",
+        )
+
+
+def parse_event_id(text: str) -> bytes:
+    """The 16 bytes of a UUID in canonical form; raises `EventcoreError` with code ``invalid_event_id`` otherwise."""
+    if not is_event_id(text):
+        raise EventcoreError(
+            Kind.INVALID, "invalid_event_id", "an event id is a UUID of 36 characters with dashes", field="event_id"
+        )
+    return bytes.fromhex(text.replace("-", ""))
+
+
+def add_outcomes(one: Outcome, other: Outcome, *, offset: int) -> Outcome:
+    """The totals of two batches; the second one's errors are moved ``offset`` positions on."""
+    return Outcome(
+        accepted=one.accepted + other.accepted,
+        duplicates=one.duplicates + other.duplicates,
+        conflicts=one.conflicts + other.conflicts,
+        rejected=one.rejected + other.rejected,
+        errors=one.errors
+        + tuple(msgspec.structs.replace(problem, index=problem.index + offset) for problem in other.errors),
+    )
