@@ -7,9 +7,10 @@ statistic means (`statistics`, `retention`).
 """
 
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
@@ -73,13 +74,16 @@ def _equals(found: Any, wanted: str) -> bool:
         return found == wanted
     if found is None or isinstance(found, bool):
         return json.dumps(found) == wanted
-    if isinstance(found, int | Decimal):
+    if isinstance(found, int | Decimal) and _NUMBER.fullmatch(wanted):
         try:
-            number = json.loads(wanted, parse_float=Decimal, parse_constant=lambda word: None)
-        except (ValueError, RecursionError):
+            return Decimal(wanted) == found
+        except InvalidOperation:  # an exponent beyond what a Decimal holds, and so beyond any stored number
             return False
-        return isinstance(number, int | Decimal) and not isinstance(number, bool) and number == found
     return False
+
+
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+"""A number as JSON writes it (RFC 8259, section 6)."""
 
 
 class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
