@@ -1,0 +1,1 @@
+"""Entrypoints: settings, container, HTTP, CLI and worker around eventcore."""
