@@ -1,0 +1,1 @@
+"""What tests need around them. Not for test data: factories stand beside the tests that use them."""
