@@ -1,0 +1,200 @@
+"""The naive model of an event store that the contract compares real ones with.
+
+Written from the words of the contract alone: it keeps lists and walks through all of them for every answer, and shares
+no code with `eventcore.activity` or `eventcore.dedup`, so that a mistake there does not hide itself. Slow on purpose;
+not a store.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from eventcore.activity import ActivityQuery, ActivitySnapshot, Condition, Selection
+from eventcore.events import Book, Chunk, Event, Receipt, StoredEvent
+
+Label = tuple[int, int | str, str | None]
+"""A place in a snapshot: which selection, which slot (or ``before``), which event type (None for all)."""
+
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an activity snapshot says, apart from user keys, which every store deals out in its own way.
+
+    Attributes:
+        events: how many events, for each place in the snapshot.
+        users: for each set of places, how many users are in exactly these. Equal counters mean that the keys of one
+            snapshot can be renamed to those of the other, so every union and every intersection has the same size.
+    """
+
+    events: dict[Label, int]
+    users: Counter[frozenset[Label]]
+
+
+def seen(snapshot: ActivitySnapshot) -> Seen:
+    """What a snapshot says."""
+    events: dict[Label, int] = {}
+    places: dict[Hashable, set[Label]] = {}
+    for selection, found in enumerate(snapshot.selections):
+        for key in found.before:
+            places.setdefault(key, set()).add((selection, "before", None))
+        for slot, tally in enumerate(found.slots):
+            parts = [(None, tally), *tally.types.items()]
+            for event_type, part in parts:
+                label = (selection, slot, event_type)
+                events[label] = part.events
+                for key in part.users:
+                    places.setdefault(key, set()).add(label)
+    return Seen(events, Counter(map(frozenset, places.values())))
+
+
+@dataclass(slots=True)
+class Model:
+    """Everything that was appended, and what a store must say of it.
+
+    Attributes:
+        stored: what each project has stored, in order.
+        conflicts: for each project, id and fingerprint of what lost against other content.
+        chunk_ids: of queued chunks.
+    """
+
+    stored: dict[str, list[StoredEvent]] = field(default_factory=dict)
+    conflicts: dict[str, set[tuple[bytes, bytes]]] = field(default_factory=dict)
+    chunk_ids: set[bytes] = field(default_factory=set)
+    _books: dict[str, dict[str, Counter[str]]] = field(default_factory=dict)
+
+    def append(self, chunk: Chunk) -> Receipt:
+        """Take a chunk in."""
+        if chunk.queued and chunk.chunk_id in self.chunk_ids:
+            return Receipt()
+        if chunk.queued:
+            self.chunk_ids.add(chunk.chunk_id)
+        stored = self.stored.setdefault(chunk.project, [])
+        conflicts = self.conflicts.setdefault(chunk.project, set())
+        outcomes = []
+        for event in chunk.events:
+            known = [one.event for one in stored if one.event.event_id == event.event_id]
+            if not known:
+                stored.append(StoredEvent(event=event, received_us=chunk.received_us, import_id=chunk.import_id))
+                outcomes.append("stored")
+            elif _content(known[0]) == _content(event):
+                outcomes.append("duplicate")
+            else:
+                outcomes.append("conflict")
+                conflicts.add((event.event_id, event.fingerprint))
+        conflicts |= {(event.event_id, event.fingerprint) for event in chunk.conflicting}
+        self._enter(chunk, Counter(outcomes))
+        return Receipt(
+            duplicates=tuple(index for index, outcome in enumerate(outcomes) if outcome == "duplicate"),
+            conflicts=tuple(index for index, outcome in enumerate(outcomes) if outcome == "conflict"),
+        )
+
+    def _enter(self, chunk: Chunk, outcomes: Counter[str]) -> None:
+        day = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=chunk.received_us)).date().isoformat()
+        book = self._books.setdefault(chunk.project, {}).setdefault(day, Counter())
+        book["duplicates"] += chunk.counts.duplicates
+        book["conflicts"] += chunk.counts.conflicts
+        book["rejected"] += chunk.counts.rejected
+        book["stored"] += outcomes["stored"]
+        if chunk.queued:
+            book["duplicate_at_store"] += outcomes["duplicate"]
+            book["conflict_at_store"] += outcomes["conflict"]
+        else:
+            book["duplicates"] += outcomes["duplicate"]
+            book["conflicts"] += outcomes["conflict"]
+
+    def books(self, project: str) -> list[Book]:
+        """The books of every day: accepted and received are the sums that the two equations make of them."""
+        books = []
+        for day, entries in sorted(self._books.get(project, {}).items()):
+            accepted = entries["stored"] + entries["duplicate_at_store"] + entries["conflict_at_store"]
+            received = accepted + entries["duplicates"] + entries["conflicts"] + entries["rejected"]
+            books.append(Book(date=day, accepted=accepted, received=received, **entries))
+        return books
+
+    def found(self, project: str) -> dict[bytes, StoredEvent]:
+        """Everything stored, by id."""
+        return {one.event.event_id: one for one in self.stored.get(project, [])}
+
+    def counts(self, project: str) -> dict[str, int]:
+        """How many events, users and conflicts."""
+        stored = self.stored.get(project, [])
+        return {
+            "events": len(stored),
+            "users": len({one.event.user_id for one in stored}),
+            "conflicts": len(self.conflicts.get(project, ())),
+        }
+
+    def activity(self, query: ActivityQuery) -> Seen:
+        """What the snapshot of a query must say."""
+        starts = [start_us for span in query.slots for start_us, end_us in span if start_us < end_us]
+        events: dict[Label, int] = {
+            (selection, slot, None): 0 for selection in range(len(query.selections)) for slot in range(len(query.slots))
+        }
+        places: dict[Hashable, set[Label]] = {}
+        for one in self.stored.get(query.project, []):
+            event = one.event
+            for selection, wanted in enumerate(query.selections):
+                if not _selected(event, wanted):
+                    continue
+                labels: list[Label] = []
+                for slot, span in enumerate(query.slots):
+                    if any(start_us <= event.occurred_us < end_us for start_us, end_us in span):
+                        labels.append((selection, slot, None))
+                        labels += [(selection, slot, event.event_type)] * query.by_type
+                for label in labels:
+                    events[label] = events.get(label, 0) + 1
+                if query.history and starts and event.occurred_us < min(starts):
+                    labels.append((selection, "before", None))
+                if labels:
+                    places.setdefault(event.user_id, set()).update(labels)
+        return Seen(events, Counter(map(frozenset, places.values())))
+
+
+def _selected(event: Event, selection: Selection) -> bool:
+    return all(_fulfils(event, condition) for condition in selection.conditions)
+
+
+def _fulfils(event: Event, condition: Condition) -> bool:
+    if condition.field == "event_type":
+        return event.event_type == condition.value
+    properties = json.loads(event.properties, parse_int=Fraction, parse_float=_exact)
+    key = condition.field.removeprefix("properties.")
+    if key not in properties:
+        return False
+    match properties[key]:
+        case str(text):
+            return text == condition.value
+        case True | False | None as word:
+            return {True: "true", False: "false", None: "null"}[word] == condition.value
+        case Fraction() as number:
+            return _NUMBER.fullmatch(condition.value) is not None and _exact(condition.value) == number
+        case _:
+            return False
+
+
+def _content(event: Event) -> Hashable:
+    """Equal for equal content: key order and the spelling of numbers do not matter."""
+    properties = json.loads(event.properties, parse_int=Fraction, parse_float=_exact)
+    return (event.user_id, event.event_type, event.occurred_us, _frozen(properties))
+
+
+def _frozen(value: Any) -> Hashable:
+    match value:
+        case dict():
+            return ("object", frozenset((key, _frozen(member)) for key, member in value.items()))
+        case list():
+            return ("array", tuple(map(_frozen, value)))
+        case _:
+            return (type(value).__name__, value)
+
+
+def _exact(digits: str) -> Fraction:
+    return Fraction(Decimal(digits))
