@@ -1,0 +1,355 @@
+"""The file: its URL, how it is opened, checked and migrated, and what its driver's errors mean.
+
+Everything here blocks; threads are the business of `writer` and `reader`. Not here: what is written and read.
+"""
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from time import time_ns
+from typing import Any
+from urllib.parse import unquote
+
+from adapters.sqlite.statements import migrations, repeated, split, statements
+from eventcore.errors import Kind, StoreError
+
+APPLICATION_ID = 0x65766E74
+"""``evnt``: marks a file as ours where SQLite keeps such marks."""
+
+DAMAGED = "damaged"
+"""The code of the error for a file that is no store or is broken."""
+
+PAGE_BYTES = 4_096
+BUSY_SECONDS = 5.0
+WRITER_CACHE_KIB = 64 * 1024
+READER_CACHE_KIB = 8 * 1024
+LOG_FILE_BYTES = 64 * 1024 * 1024
+
+_REPEATS = (2_000, 400, 80, 16, 4, 1)
+"""Rows of one INSERT: each length is a statement of its own that SQLite compiles once. 2,000 rows of ten values stay
+below 32,766 variables, the default bound of SQLite."""
+
+_PREFIX = "sqlite:///"
+_URL_HELP = "write sqlite:///relative/path or sqlite:////absolute/path"
+
+
+def file_of(url: str) -> Path:
+    """The file that a URL names, as an absolute path.
+
+    Raises:
+        StoreError: the URL names no file.
+    """
+    name = unquote(url.removeprefix(_PREFIX))
+    if not url.startswith(_PREFIX) or "\0" in name or "?" in url or "#" in url:
+        raise _invalid(f"this is not the URL of a file; {_URL_HELP} (in it, ? is %3F and # is %23)")
+    if name in ("", ":memory:"):
+        raise _invalid(f"a SQLite store is a file; {_URL_HELP}, or memory:// for one that is gone at the end")
+    return Path(name).absolute()
+
+
+def _invalid(message: str) -> StoreError:
+    return StoreError(Kind.INVALID, "invalid_url", message)
+
+
+class Database:
+    """A connection that runs statements by name; used by one thread at a time.
+
+    Args:
+        path: the file.
+        cache_kib: memory for its pages.
+        make: whether to make the file where there is none.
+    """
+
+    def __init__(self, path: Path, *, cache_kib: int, make: bool = False) -> None:
+        self._path = path
+        self._connection = sqlite3.connect(
+            f"{path.as_uri()}?mode={'rwc' if make else 'rw'}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            self.pragma("synchronous = FULL")  # each COMMIT waits for the disk: that is what 202 promises
+            self.pragma("wal_autocheckpoint = 0")  # the writer's business, when nobody waits for an answer
+            self.pragma(f"journal_size_limit = {LOG_FILE_BYTES}")
+            self.pragma(f"cache_size = -{cache_kib}")
+            self.pragma("trusted_schema = OFF")
+            self._file = _identity(path)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the path still leads to the file that was opened; what is written to a deleted file is lost."""
+        try:
+            return _identity(self._path) == self._file
+        except OSError:
+            return False
+
+    def first(self, name: str, /, **values: Any) -> Any:
+        """The first row of a statement, None when there is none."""
+        return self._connection.execute(statements()[name], values).fetchone()
+
+    def all(self, name: str, /, **values: Any) -> list[Any]:
+        """All rows of a statement, one step each: for few rows, or where speed does not matter."""
+        return self._connection.execute(statements()[name], values).fetchall()
+
+    def run(self, name: str, /, **values: Any) -> int:
+        """Run a statement that changes rows; says how many."""
+        return self._connection.execute(statements()[name], values).rowcount
+
+    def insert(self, name: str, columns: Sequence[Sequence[Any]]) -> None:
+        """Run a one-row INSERT for many rows, given as columns, in few statements."""
+        width = len(columns)
+        rows = len(columns[0]) if columns else 0
+        begin = 0
+        for repeats in _REPEATS:
+            while rows - begin >= repeats:
+                values: list[Any] = [None] * (repeats * width)
+                for at, column in enumerate(columns):
+                    values[at::width] = column[begin : begin + repeats]
+                self._connection.execute(repeated(name, repeats), values)
+                begin += repeats
+
+    def pragma(self, name: str) -> Any:
+        """The value of a pragma."""
+        row = self._connection.execute(f"PRAGMA {name}").fetchone()
+        return row[0] if row else None
+
+    @contextmanager
+    def transaction(self, begin: str) -> Iterator[None]:
+        """Begin, then commit, or roll back when the body raises."""
+        self._connection.execute(begin)
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open; after `transaction` only when not even rolling back was possible."""
+        return self._connection.in_transaction
+
+    def checkpoint(self, mode: str) -> tuple[int, int]:
+        """Move pages from the log into the file; says how many pages the log holds, and how many of them are moved."""
+        _, log_pages, moved_pages = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        return log_pages, moved_pages
+
+    def execute(self, sql: str) -> sqlite3.Cursor:
+        """Run a statement that has no name: a step of a migration or of a check."""
+        return self._connection.execute(sql)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def open_writer(path: Path, *, make: bool = False) -> Database:
+    """A connection that may write."""
+    return Database(path, cache_kib=WRITER_CACHE_KIB, make=make)
+
+
+def open_reader(path: Path) -> Database:
+    """A connection that cannot write."""
+    database = Database(path, cache_kib=READER_CACHE_KIB)
+    database.pragma("query_only = ON")
+    return database
+
+
+def prepare(path: Path) -> None:
+    """Create the file with its folders and schema, or check that it is a store of our schema version.
+
+    Raises:
+        StoreError: of kind schema when it is none, with the command that helps.
+    """
+    with driver_errors(path):
+        _make_folder(path.parent)
+        database = open_writer(path, make=True)
+        try:
+            if _is_new(database):
+                _migrate(database)
+            found = _found_version(database, path)
+            if found != len(migrations()):
+                raise wrong_version(path, found)
+            _use_wal(database)
+        finally:
+            database.close()
+
+
+def migrate_file(path: Path, *, check: bool) -> tuple[int, int]:
+    """Bring a file to our schema version, or only look.
+
+    Returns:
+        The version found, 0 for a new file, and the version wanted.
+
+    Raises:
+        StoreError: of kind schema when the file is no store, or newer than this code.
+    """
+    wanted = len(migrations())
+    with driver_errors(path):
+        if check and not path.exists():
+            return 0, wanted
+        _make_folder(path.parent)
+        database = open_writer(path, make=True)
+        try:
+            found = 0 if _is_new(database) else _found_version(database, path)
+            if not check:
+                if found > wanted:
+                    raise wrong_version(path, found)
+                found = _migrate(database)
+            return found, wanted
+        finally:
+            database.close()
+
+
+def wrong_version(path: Path, found: int) -> StoreError:
+    """The error for a file whose schema is older or newer than this code."""
+    wanted = len(migrations())
+    if found < wanted:
+        return StoreError(
+            Kind.SCHEMA,
+            "schema_older",
+            f"{path.name} has schema version {found}, this eventcore needs {wanted}: stop what uses the file, copy it, "
+            "then run `eventcore migrate`",
+        )
+    return StoreError(
+        Kind.SCHEMA,
+        "schema_newer",
+        f"{path.name} has schema version {found}, this eventcore knows {wanted}: install the eventcore that wrote it "
+        "or a newer one; `eventcore migrate --check` shows both versions",
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    # A new folder is only durable when the folder above it is; SQLite sees to the files in it.
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for created in missing:
+        above = os.open(created.parent, os.O_RDONLY)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
+
+
+def _is_new(database: Database) -> bool:
+    return bool(database.pragma("application_id") == 0 and database.first("tables")[0] == 0)
+
+
+def _found_version(database: Database, path: Path) -> int:
+    if database.pragma("application_id") != APPLICATION_ID:
+        raise StoreError(
+            Kind.SCHEMA,
+            "not_a_store",
+            f"{path.name} is a SQLite file, but not an eventcore store: name another file, and run `eventcore migrate` "
+            "to make a store there",
+        )
+    row = database.first("setting", key="schema_version")
+    _, epoch, _ = database.first("head")  # touches the tables that everything else needs
+    if row is None or not row[0].isdigit() or epoch is None:
+        raise _damaged(path)
+    return int(row[0])
+
+
+def _use_wal(database: Database) -> None:
+    found = database.pragma("journal_mode = WAL")
+    if found != "wal":
+        raise StoreError(
+            Kind.UNSUPPORTED,
+            "no_wal",
+            f"SQLite cannot use its write-ahead log here (journal_mode stays {found}): put the store on a local disk",
+        )
+
+
+def _migrate(database: Database) -> int:
+    # The page size is fixed when the first page is written, which switching to the log does.
+    database.pragma(f"page_size = {PAGE_BYTES}")
+    _use_wal(database)
+    with database.transaction("BEGIN EXCLUSIVE"):
+        # Looked at again: another process may have been faster.
+        found = 0 if _is_new(database) else int(database.first("setting", key="schema_version")[0])
+        for script in migrations()[found:]:
+            for statement in split(script):
+                database.execute(statement)
+        if found == 0:
+            database.pragma(f"application_id = {APPLICATION_ID}")
+            database.run("put_setting", key="epoch", value=token_hex(16))
+            database.run("put_setting", key="created_us", value=str(time_ns() // 1_000))
+        database.run("put_setting", key="schema_version", value=str(max(found, len(migrations()))))
+    return found
+
+
+# What goes wrong
+
+_UNAVAILABLE = {
+    sqlite3.SQLITE_BUSY: ("locked", f"is locked by another process for more than {BUSY_SECONDS:g} s; send again"),
+    sqlite3.SQLITE_LOCKED: ("locked", "is locked; send again"),
+    sqlite3.SQLITE_READONLY: ("read_only", "cannot be written: look at its permissions and those of its folder"),
+    sqlite3.SQLITE_CANTOPEN: ("cannot_open", "cannot be opened: look at its permissions and those of its folder"),
+    sqlite3.SQLITE_PERM: ("cannot_open", "cannot be opened: look at its permissions and those of its folder"),
+    sqlite3.SQLITE_IOERR: ("io_error", "cannot be read or written: look at the disk; send again"),
+}
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+_REFUSED = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def driver_errors(path: Path) -> Iterator[None]:
+    """Turn what the driver and the file system raise into `StoreError`; nothing else lets a driver's error out."""
+    try:
+        yield
+    except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
+        raise _translated(error, path) from error
+
+
+def _translated(error: Exception, path: Path) -> StoreError:
+    if isinstance(error, OSError):
+        if error.errno in _NO_ROOM:
+            return _full(path)
+        return StoreError(Kind.UNAVAILABLE, "cannot_open", f"{path.name} cannot be opened: {error.strerror}")
+    extended = getattr(error, "sqlite_errorcode", None)
+    if extended is None:
+        return StoreError(Kind.DATA, "refused_data", "the store cannot hold one of these values")
+    code = extended & 0xFF
+    # A full disk also shows when the index of the log grows, and there only as an input/output error.
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return _full(path)
+    if code in _REFUSED:
+        return StoreError(Kind.DATA, "refused_data", "the store cannot hold one of these values")
+    if code in _DAMAGED:
+        return _damaged(path)
+    name, message = _UNAVAILABLE.get(code, ("unavailable", "does not answer; send again"))
+    return StoreError(Kind.UNAVAILABLE, name, f"{path.name} {message}")
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(
+        Kind.SCHEMA,
+        DAMAGED,
+        f"{path.name} is not an eventcore store, or it is damaged: restore it from a backup, or name another file and "
+        "run `eventcore migrate` to make a store there",
+    )
+
+
+def _full(path: Path) -> StoreError:
+    return StoreError(Kind.FULL, "disk_full", f"there is no room left for {path.name}: make room, then send again")
+
+
+def discard(database: Database) -> None:
+    """Close a connection that may be broken."""
+    with suppress(sqlite3.Error):
+        database.close()

@@ -1,0 +1,376 @@
+-- The statements of the SQLite adapter, by name. Whatever reads or writes many rows does it in one step: Python's
+-- sqlite3 gives up the interpreter lock at every step, and beside a busy thread each return costs a switch interval
+-- (DESIGN, trap 12). So many values go in as one JSON array, as one run of 16-byte ids (:ids, cut by substr), or as
+-- a long VALUES list that Python repeats from the one row written here; and many rows come out as one JSON array.
+
+
+-- name: tables
+-- Whether the file has anything in it.
+SELECT count(*) FROM sqlite_schema
+
+-- name: library
+-- The version of SQLite that runs.
+SELECT sqlite_version()
+
+-- name: put_setting
+-- Rides the primary key of store.
+INSERT INTO store (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value
+
+-- name: setting
+-- Rides the primary key of store.
+SELECT value FROM store WHERE key = :key
+
+-- name: head
+-- What a transaction must know first: is the schema still ours, has the store become another, and the next key.
+SELECT
+    (SELECT value FROM store WHERE key = 'schema_version'),
+    (SELECT value FROM store WHERE key = 'epoch'),
+    (SELECT coalesce(max(event_key), 0) + 1 FROM events)
+
+
+-- name: known_chunks
+-- Positions in :ids of chunks seen before; rides the primary key of chunks.
+WITH RECURSIVE positions (at) AS (SELECT 0 UNION ALL SELECT at + 1 FROM positions WHERE at + 1 < :count)
+SELECT json_group_array(at)
+FROM positions CROSS JOIN chunks ON chunk_id = substr(:ids, at * 16 + 1, 16)
+
+-- name: insert_chunks
+-- Remember each id in :ids.
+INSERT INTO chunks (chunk_id)
+WITH RECURSIVE positions (at) AS (SELECT 0 UNION ALL SELECT at + 1 FROM positions WHERE at + 1 < :count)
+SELECT substr(:ids, at * 16 + 1, 16) FROM positions
+
+-- name: insert_project
+-- Nothing when the name is there already; rides the unique index on projects.name.
+INSERT INTO projects (name) VALUES (:name) ON CONFLICT (name) DO NOTHING
+
+-- name: project
+-- Rides the unique index on projects.name.
+SELECT project_key FROM projects WHERE name = :name
+
+-- name: project_names
+-- All projects, or the one named.
+SELECT project_key, name FROM projects WHERE :name IS NULL OR name = :name ORDER BY name
+
+-- name: give_users_keys
+-- Count keys given to users, and tell the first that is still free; rides the primary key of projects.
+UPDATE projects SET users = users + :given WHERE project_key = :project_key RETURNING users
+
+-- name: give_types_keys
+-- As give_users_keys.
+UPDATE projects SET event_types = event_types + :given WHERE project_key = :project_key RETURNING event_types
+
+-- name: find_users
+-- Positions in the JSON array :names, and keys, of those found; rides the primary key of users.
+SELECT json_group_array(json_array(names.key, users.user_key))
+FROM json_each(:names) AS names
+CROSS JOIN users ON users.project_key = :project_key AND users.user_id = names.value
+
+-- name: insert_users
+-- Give keys to the names of a sorted JSON array; rides the primary key of users and its index on keys.
+INSERT INTO users (project_key, user_id, user_key)
+SELECT :project_key, value, :first_key + key FROM json_each(:names)
+
+-- name: find_types
+-- As find_users; rides the primary key of event_types.
+SELECT json_group_array(json_array(names.key, event_types.type_key))
+FROM json_each(:names) AS names
+CROSS JOIN event_types ON event_types.project_key = :project_key AND event_types.name = names.value
+
+-- name: insert_types
+-- As insert_users.
+INSERT INTO event_types (project_key, name, type_key)
+SELECT :project_key, value, :first_key + key FROM json_each(:names)
+
+-- name: insert_import
+-- Nothing when it is there already; rides the unique index of imports.
+INSERT INTO imports (project_key, import_id) VALUES (:project_key, :import_id)
+ON CONFLICT (project_key, import_id) DO NOTHING
+
+-- name: import
+-- Rides the unique index of imports.
+SELECT import_key FROM imports WHERE project_key = :project_key AND import_id = :import_id
+
+-- name: put_import
+-- Rides the unique index of imports; the key stays, because events point to it.
+INSERT INTO imports (project_key, import_id, source, started_us, finished_us, outcome)
+VALUES (:project_key, :import_id, :source, :started_us, :finished_us, :outcome)
+ON CONFLICT (project_key, import_id) DO UPDATE SET
+    source = excluded.source,
+    started_us = excluded.started_us,
+    finished_us = excluded.finished_us,
+    outcome = excluded.outcome
+
+-- name: insert_ledger
+-- Claim each id of :ids for the event key beside it, unless it is taken; the first of two equal ids wins. Sorted, so
+-- that each page of the primary key is touched once.
+INSERT INTO event_ledger (project_key, event_id, event_key)
+WITH RECURSIVE positions (at) AS (SELECT 0 UNION ALL SELECT at + 1 FROM positions WHERE at + 1 < :count)
+SELECT :project_key, substr(:ids, at * 16 + 1, 16), :first_key + at FROM positions WHERE true ORDER BY 2, 3
+ON CONFLICT (project_key, event_id) DO NOTHING
+
+-- name: losers
+-- Positions in :ids whose claim failed, with the event key that holds the id; rides the primary key of event_ledger.
+WITH RECURSIVE positions (at) AS (SELECT 0 UNION ALL SELECT at + 1 FROM positions WHERE at + 1 < :count)
+SELECT json_group_array(json_array(at, event_key))
+FROM positions
+CROSS JOIN event_ledger ON project_key = :project_key AND event_id = substr(:ids, at * 16 + 1, 16)
+WHERE event_key <> :first_key + at
+
+-- name: insert_event
+-- One row, to be repeated; appends to events.
+INSERT INTO events (
+    event_key, project_key, user_key, type_key, import_key, occurred_us, received_us, event_id, fingerprint, properties
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: insert_conflict
+-- One row, to be repeated; nothing for what is there already. Rides the primary key of conflicts.
+INSERT OR IGNORE INTO conflicts (
+    project_key, event_id, fingerprint, user_id, event_type, occurred_us, received_us, import_key, properties
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: insert_delta
+-- Appends to activity_delta.
+INSERT INTO activity_delta (project_key, users, quarters, types) VALUES (:project_key, :users, :quarters, :types)
+
+-- name: add_to_book
+-- Rides the primary key of ingestion_books.
+INSERT INTO ingestion_books (
+    project_key, day, received, accepted, duplicates, conflicts, rejected,
+    stored, duplicate_at_store, conflict_at_store, dead
+) VALUES (
+    :project_key, :day, :received, :accepted, :duplicates, :conflicts, :rejected,
+    :stored, :duplicate_at_store, :conflict_at_store, 0
+)
+ON CONFLICT (project_key, day) DO UPDATE SET
+    received = received + excluded.received,
+    accepted = accepted + excluded.accepted,
+    duplicates = duplicates + excluded.duplicates,
+    conflicts = conflicts + excluded.conflicts,
+    rejected = rejected + excluded.rejected,
+    stored = stored + excluded.stored,
+    duplicate_at_store = duplicate_at_store + excluded.duplicate_at_store,
+    conflict_at_store = conflict_at_store + excluded.conflict_at_store
+
+
+-- name: find_events
+-- The event keys of those of :ids that are stored; rides the primary key of event_ledger.
+WITH RECURSIVE positions (at) AS (SELECT 0 UNION ALL SELECT at + 1 FROM positions WHERE at + 1 < :count)
+SELECT json_group_array(event_key)
+FROM positions
+CROSS JOIN event_ledger ON project_key = :project_key AND event_id = substr(:ids, at * 16 + 1, 16)
+
+-- name: fingerprints
+-- Of the events with these keys; rides the primary key of events.
+SELECT json_group_array(json_array(event_key, hex(fingerprint)))
+FROM json_each(:event_keys) AS wanted
+CROSS JOIN events ON event_key = wanted.value
+
+-- name: stored_events
+-- The events with these keys, whole; rides the primary keys of events and imports, and the indexes on user and type
+-- keys.
+SELECT json_group_array(json_array(
+    event_key, hex(event_id), user_id, event_types.name, occurred_us, properties, hex(fingerprint), received_us,
+    hex(import_id)
+))
+FROM json_each(:event_keys) AS wanted
+CROSS JOIN events ON event_key = wanted.value
+CROSS JOIN users USING (project_key, user_key)
+CROSS JOIN event_types USING (project_key, type_key)
+LEFT JOIN imports USING (import_key)
+
+-- name: books
+-- Rides the primary key of ingestion_books.
+SELECT json_group_array(json_object(
+    'date', day, 'received', received, 'accepted', accepted, 'duplicates', duplicates, 'conflicts', conflicts,
+    'rejected', rejected, 'stored', stored, 'duplicate_at_store', duplicate_at_store,
+    'conflict_at_store', conflict_at_store, 'dead', dead
+))
+FROM (
+    SELECT * FROM ingestion_books
+    WHERE project_key = :project_key AND day BETWEEN :first AND :last
+    ORDER BY day
+)
+
+-- name: counts
+-- Rows per project. Events are counted by the books, because a count of millions of rows takes seconds; verify()
+-- compares the two.
+SELECT json_group_object(name, json_object(
+    'events', (SELECT coalesce(sum(stored), 0) FROM ingestion_books AS b WHERE b.project_key = p.project_key),
+    'users', users,
+    'event_types', event_types,
+    'conflicts', (SELECT count(*) FROM conflicts AS c WHERE c.project_key = p.project_key),
+    'dead_events', (SELECT count(*) FROM dead_events AS d WHERE d.project_key = p.project_key),
+    'imports', (SELECT count(*) FROM imports AS i WHERE i.project_key = p.project_key)
+))
+FROM projects AS p
+
+-- name: types_from
+-- Names of event types whose key is :first_key or more, in order of keys; rides the unique index of event_types.
+SELECT json_group_array(name)
+FROM (
+    SELECT name FROM event_types WHERE project_key = :project_key AND type_key >= :first_key ORDER BY type_key
+)
+
+-- name: deltas_after
+-- The next rows after :delta_key, put together column by column, and the last key; rides activity_delta_by_project.
+-- As text and back, because only texts can be put together; they are not read as text on the way.
+SELECT
+    max(delta_key),
+    CAST(group_concat(CAST(users AS TEXT), '') AS BLOB),
+    CAST(group_concat(CAST(quarters AS TEXT), '') AS BLOB),
+    CAST(group_concat(CAST(types AS TEXT), '') AS BLOB)
+FROM (
+    SELECT * FROM activity_delta
+    WHERE project_key = :project_key AND delta_key > :delta_key
+    ORDER BY delta_key LIMIT :rows
+)
+
+-- name: scan_events
+-- The next rows after :event_key that may matter, in order of keys; reads events from there on. The needles are texts
+-- that the properties of a matching event hold, unless it spells them with a backslash; '' is in every text.
+SELECT json_group_array(json_array(
+    event_key, user_key, type_key, occurred_us, CASE WHEN :with_properties THEN properties ELSE '' END
+))
+FROM (
+    SELECT * FROM events
+    WHERE event_key > :event_key
+        AND project_key = :project_key
+        AND occurred_us >= :start_us AND occurred_us < :end_us
+        AND (:type_keys IS NULL OR type_key IN (SELECT value FROM json_each(:type_keys)))
+        AND (
+            instr(properties, '\') > 0
+            OR (instr(properties, :needle_1) > 0 AND instr(properties, :needle_2) > 0)
+        )
+    ORDER BY event_key LIMIT :rows
+)
+
+
+-- name: make_facts
+-- The rows of activity_delta event by event, for the check that compares them with the events; on disk, gone with the
+-- connection.
+CREATE TEMPORARY TABLE facts (
+    project_key INTEGER NOT NULL,
+    user_key INTEGER NOT NULL,
+    quarter INTEGER NOT NULL,
+    type_key INTEGER NOT NULL
+)
+
+-- name: insert_fact
+-- One row, to be repeated.
+INSERT INTO facts (project_key, user_key, quarter, type_key) VALUES (?, ?, ?, ?)
+
+-- name: check_ledger
+-- Ledger rows whose event is not there; walks the ledger, rides the primary key of events.
+SELECT projects.name, printf('the ledger holds event %s, which is not stored', lower(hex(l.event_id)))
+FROM event_ledger AS l
+LEFT JOIN projects USING (project_key)
+LEFT JOIN events AS e USING (event_key)
+WHERE (:project_key IS NULL OR l.project_key = :project_key)
+    AND (e.project_key IS NOT l.project_key OR e.event_id IS NOT l.event_id)
+LIMIT :shown
+
+-- name: check_events
+-- Events that the ledger does not hold, or holds for another; walks events, rides the primary key of event_ledger.
+SELECT projects.name, printf('event %s is stored, and the ledger does not hold it', lower(hex(e.event_id)))
+FROM events AS e
+LEFT JOIN projects USING (project_key)
+LEFT JOIN event_ledger AS l ON l.project_key = e.project_key AND l.event_id = e.event_id
+WHERE (:project_key IS NULL OR e.project_key = :project_key) AND l.event_key IS NOT e.event_key
+LIMIT :shown
+
+-- name: check_names
+-- Events of a user or type without a name; walks events, rides the indexes on user and type keys.
+SELECT projects.name, printf('event %s has a user or a type that is not known', lower(hex(e.event_id)))
+FROM events AS e
+LEFT JOIN projects USING (project_key)
+LEFT JOIN users AS u ON u.project_key = e.project_key AND u.user_key = e.user_key
+LEFT JOIN event_types AS t ON t.project_key = e.project_key AND t.type_key = e.type_key
+WHERE (:project_key IS NULL OR e.project_key = :project_key) AND (u.user_id IS NULL OR t.name IS NULL)
+LIMIT :shown
+
+-- name: check_users
+-- Keys must be 0, 1, 2, … up to how many were given out; rides the index on user keys.
+SELECT name, printf(
+    'user keys are not dense: %d were given to users, %d users are there, the highest key is %d', users, found, highest
+)
+FROM (
+    SELECT name, users,
+        (SELECT count(*) FROM users AS u WHERE u.project_key = p.project_key) AS found,
+        (SELECT coalesce(max(user_key), -1) FROM users AS u WHERE u.project_key = p.project_key) AS highest
+    FROM projects AS p
+    WHERE :project_key IS NULL OR project_key = :project_key
+)
+WHERE found <> users OR highest <> users - 1
+LIMIT :shown
+
+-- name: check_types
+-- As check_users; rides the index on type keys.
+SELECT name, printf(
+    'event type keys are not dense: %d were given to types, %d types are there, the highest key is %d',
+    event_types, found, highest
+)
+FROM (
+    SELECT name, event_types,
+        (SELECT count(*) FROM event_types AS t WHERE t.project_key = p.project_key) AS found,
+        (SELECT coalesce(max(type_key), -1) FROM event_types AS t WHERE t.project_key = p.project_key) AS highest
+    FROM projects AS p
+    WHERE :project_key IS NULL OR project_key = :project_key
+)
+WHERE found <> event_types OR highest <> event_types - 1
+LIMIT :shown
+
+-- name: check_received
+-- The first equation of the books.
+SELECT name, printf(
+    'in the book of %s, received is %d, and accepted + duplicates + conflicts + rejected is %d',
+    day, received, accepted + duplicates + conflicts + rejected
+)
+FROM ingestion_books
+LEFT JOIN projects USING (project_key)
+WHERE (:project_key IS NULL OR project_key = :project_key)
+    AND received <> accepted + duplicates + conflicts + rejected
+LIMIT :shown
+
+-- name: check_accepted
+-- The second equation of the books; nothing is pending in a store.
+SELECT name, printf(
+    'in the book of %s, accepted is %d, and stored + duplicate_at_store + conflict_at_store + dead is %d',
+    day, accepted, stored + duplicate_at_store + conflict_at_store + dead
+)
+FROM ingestion_books
+LEFT JOIN projects USING (project_key)
+WHERE (:project_key IS NULL OR project_key = :project_key)
+    AND accepted <> stored + duplicate_at_store + conflict_at_store + dead
+LIMIT :shown
+
+-- name: check_stored
+-- The books against the events, per project; walks both.
+SELECT name, printf('the books count %d events as stored, and %d are stored', sum(booked), sum(found))
+FROM (
+    SELECT project_key, sum(stored) AS booked, 0 AS found FROM ingestion_books GROUP BY 1
+    UNION ALL
+    SELECT project_key, 0, count(*) FROM events GROUP BY 1
+)
+LEFT JOIN projects USING (project_key)
+WHERE :project_key IS NULL OR project_key = :project_key
+GROUP BY project_key
+HAVING sum(booked) <> sum(found)
+LIMIT :shown
+
+-- name: check_activity
+-- The deltas, unpacked into facts, against the events; sorts both on disk. 900000000 is a quarter of an hour.
+SELECT name, printf(
+    'activity counts %d events of user key %d with type key %d in the quarter of an hour from %s on, and %d are stored',
+    sum(counted), user_key, type_key, strftime('%Y-%m-%dT%H:%MZ', quarter * 900, 'unixepoch'), sum(found)
+)
+FROM (
+    SELECT project_key, quarter, type_key, user_key, 1 AS counted, 0 AS found FROM facts
+    UNION ALL
+    SELECT project_key, occurred_us / 900000000, type_key, user_key, 0, 1 FROM events
+    WHERE :project_key IS NULL OR project_key = :project_key
+)
+LEFT JOIN projects USING (project_key)
+GROUP BY project_key, quarter, type_key, user_key
+HAVING sum(counted) <> sum(found)
+LIMIT :shown

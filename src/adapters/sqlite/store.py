@@ -1,0 +1,133 @@
+"""The store: gives each method of the port to the thread that can do it.
+
+Implements `eventcore.ports.EventStore`. Durable; several processes may open one file at the same time, on a local disk
+of one machine. Not for many writers on many machines: that is what the PostgreSQL adapter is for.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+
+from adapters.sqlite import reader
+from adapters.sqlite.appending import Appending
+from adapters.sqlite.counting import Counting
+from adapters.sqlite.database import file_of, migrate_file, prepare
+from adapters.sqlite.reader import Readers
+from adapters.sqlite.verifying import verify_file
+from adapters.sqlite.writer import Writer, closed
+from eventcore.activity import ActivityQuery, ActivitySnapshot
+from eventcore.events import Book, Chunk, ImportRecord, Receipt, StoredEvent
+from eventcore.ports import EventStore, StoreDescription
+
+EPOCH_SECONDS = 1.0
+"""How old the answer of `SqliteStore.epoch` may be."""
+
+
+async def open_store(url: str) -> EventStore:
+    """Open the store in a file; a missing file is made, with the folders it needs.
+
+    Args:
+        url: ``sqlite:///relative/path`` or ``sqlite:////absolute/path``; ``%20`` and the like are decoded.
+
+    Raises:
+        StoreError: kind ``invalid`` for a URL that names no file; ``schema`` for a file that is no eventcore store, or
+            one of another schema version, with the command to run; ``unavailable`` or ``full`` where it cannot be made.
+    """
+    path = file_of(url)
+    await asyncio.to_thread(prepare, path)
+    return SqliteStore(path)
+
+
+async def migrate(url: str, *, check: bool = False) -> tuple[int, int]:
+    """Bring the schema of a file up to date, all or nothing, under a lock; a missing file is made.
+
+    Args:
+        url: as for `open_store`.
+        check: only look, change nothing.
+
+    Returns:
+        The version found (0 where there was no store) and the version wanted.
+
+    Raises:
+        StoreError: as `open_store`; kind ``schema`` also for a file that is newer than this code, unless ``check``.
+    """
+    path = file_of(url)
+    return await asyncio.to_thread(migrate_file, path, check=check)
+
+
+class SqliteStore:
+    """An `EventStore` in one file; `open_store` makes it.
+
+    Args:
+        path: the file, prepared.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer = Writer(path)
+        self._readers = Readers(path)
+        self._counting = Counting()
+        self._epoch = ""
+        self._epoch_read_at = -EPOCH_SECONDS
+        self._closed = False
+
+    async def append(self, chunks: Sequence[Chunk]) -> Sequence[Receipt]:
+        """See `EventStore.append`. Calls that wait at the same time share a transaction."""
+        return await self._writer.append(chunks)
+
+    async def find(self, project: str, event_ids: Sequence[bytes]) -> Mapping[bytes, StoredEvent]:
+        """See `EventStore.find`."""
+        self._check_open()
+        return await self._readers.answer(lambda database: reader.find(database, project, event_ids))
+
+    async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
+        """See `EventStore.activity`."""
+        self._check_open()
+        return await self._readers.answer(lambda database: self._counting.activity(database, query))
+
+    async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
+        """See `EventStore.books`."""
+        self._check_open()
+        return await self._readers.answer(lambda database: reader.books(database, project, first, last))
+
+    async def record_import(self, project: str, record: ImportRecord) -> None:
+        """See `EventStore.record_import`."""
+
+        def write(appending: Appending) -> None:
+            appending.record_import(project, record)
+
+        await self._writer.record(write)
+
+    async def epoch(self) -> str:
+        """See `EventStore.epoch`."""
+        self._check_open()
+        now = monotonic()
+        if now - self._epoch_read_at >= EPOCH_SECONDS:
+            self._epoch = await self._readers.answer(reader.epoch)
+            self._epoch_read_at = now
+        return self._epoch
+
+    async def describe(self) -> StoreDescription:
+        """See `EventStore.describe`."""
+        self._check_open()
+        return await self._readers.answer(reader.describe)
+
+    async def verify(self, project: str | None = None) -> Sequence[str]:
+        """See `EventStore.verify`."""
+        self._check_open()
+        return await self._readers.run(lambda: verify_file(self._path, project))
+
+    async def close(self) -> None:
+        """See `EventStore.close`; closing again does nothing."""
+        self._closed = True
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        # Readers first: the writer's last checkpoint waits for nobody then.
+        self._readers.close()
+        self._writer.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed(self._path)
