@@ -1,0 +1,1 @@
+"""The HTTP API: FastAPI around an open eventcore, and uvicorn around that."""

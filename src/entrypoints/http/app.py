@@ -1,0 +1,141 @@
+"""The FastAPI application: routes, errors and the frame, around one open eventcore.
+
+Not here: the server that runs it (`serve`), and the limits that only a server can keep, on heads and connections
+(`protocol`).
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Scope
+
+from entrypoints.container import open_eventcore
+from entrypoints.http import docs, events, health, models, stats
+from entrypoints.http.frame import Frame
+from entrypoints.http.guards import refuse_foreign
+from entrypoints.http.ingest import Ingest
+from entrypoints.http.parameters import IngestParameters
+from entrypoints.http.problems import ANSWERED, MEDIA_TYPE, HttpProblem, answer_error
+from entrypoints.settings import Settings
+from entrypoints.telemetry import Metrics
+from eventcore.service import Eventcore
+
+_DESCRIPTION = (
+    "Self-hosted event analytics: every event kept exactly once, statistics exact. 202 means durable. After 408, 503, "
+    "a timeout or a cut connection send the same events again: it is always safe."
+)
+_PROBLEM = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}}
+
+
+def _problems(**meanings: str) -> dict[int | str, dict[str, Any]]:
+    return {status.removeprefix("_"): {**_PROBLEM, "description": text} for status, text in meanings.items()}
+
+
+_COMMON = _problems(
+    _403="Host or Origin is not this machine", _422="a parameter has no answer", _503="send the same again"
+)
+
+
+def create_app(settings: Settings, eventcore: Eventcore | None = None) -> FastAPI:
+    """Build the application; nothing is opened yet.
+
+    Args:
+        settings: how it behaves.
+        eventcore: an open one, which stays its opener's to close. Without it the application opens what the settings
+            name when it starts, and closes it when it stops.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if eventcore is not None:
+            yield
+            return
+        async with open_eventcore(settings) as app.state.eventcore:
+            yield
+
+    app = FastAPI(
+        title="eventcore",
+        version=health.VERSION,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs else None,
+        redirect_slashes=False,
+        responses=_COMMON,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.eventcore = eventcore
+    metrics = Metrics()
+    app.add_middleware(Frame, metrics=metrics, guard=_no_guard if settings.insecure else refuse_foreign)
+    for error in ANSWERED:
+        app.add_exception_handler(error, answer_error)
+    _add_ingest(app, settings, metrics)
+    _add_metrics(app, metrics)
+    app.include_router(events.router)
+    app.include_router(stats.router)
+    app.include_router(health.router)
+    if settings.docs:
+        app.include_router(docs.router)
+    _add_problem_schema(app)
+    return app
+
+
+def _no_guard(scope: Scope) -> HttpProblem | None:
+    return None
+
+
+def _add_ingest(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    async def ingest(asked: Annotated[IngestParameters, Query()]) -> None:
+        """Take in a batch: valid events are kept, the others are named one by one. `Content-Encoding: gzip` works."""
+
+    app.add_api_route(
+        "/events",
+        ingest,
+        methods=["POST"],
+        status_code=202,
+        tags=["events"],
+        response_model=models.BatchAnswer,
+        responses={
+            200: {"model": models.BatchAnswer, "description": "what would happen (dry_run)"},
+            **_problems(
+                _400="the body is no batch of events",
+                _408="the body did not come in time; send the same again",
+                _413="a limit on size or number",
+                _415="not a Content-Type or Content-Encoding that is accepted",
+                _422="no event was kept (with the members of the 202 answer), or a parameter has no answer",
+            ),
+        },
+        openapi_extra={"requestBody": {"required": True, "content": models.BATCH_CONTENT}},
+    )
+    # The route above describes; this is what runs. FastAPI's own way to a function costs more than the whole batch.
+    route = app.router.routes[-1]
+    assert isinstance(route, APIRoute)
+    route.app = Ingest(
+        metrics=metrics,
+        in_flight_bytes=settings.in_flight_bytes,
+        body_timeout_seconds=settings.body_timeout_seconds,
+    )
+
+
+def _add_problem_schema(app: FastAPI) -> None:
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        document["components"]["schemas"]["ProblemDetails"] = models.ProblemDetails.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    async def exposition(request: Request) -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,262 @@
+"""The shapes of requests and answers, for the OpenAPI document: their descriptions and the examples, which all work.
+
+Nothing is validated or serialised with these models while serving; the core does that. A test holds them against real
+answers. Not here: query parameters (`parameters`, `stats`).
+"""
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EXAMPLE_ID: Final = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e1f"
+EXAMPLE_EVENT: Final[dict[str, Any]] = {
+    "event_id": EXAMPLE_ID,
+    "user_id": "ada",
+    "event_type": "purchase",
+    "occurred_at": "2026-01-05T09:30:00.125+02:00",
+    "properties": {"amount": 12.5, "country": "UA"},
+}
+_OTHER_EVENT: Final[dict[str, Any]] = {
+    "event_id": "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e20",
+    "user_id": "grace",
+    "event_type": "signup",
+    "occurred_at": "2026-01-05T10:00:00Z",
+}
+
+
+class Model(BaseModel):
+    """A JSON object with the members named and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Event(Model):
+    """One event as it is sent."""
+
+    event_id: str = Field(
+        description="a UUID in canonical form, unique in its project for ever; version 7 is stored fastest",
+        examples=[EXAMPLE_ID],
+    )
+    user_id: str = Field(description="1 to 255 characters, kept byte-exact", examples=["ada"])
+    event_type: str = Field(description="1 to 100 characters", examples=["purchase"])
+    occurred_at: str = Field(
+        description="RFC 3339 with an offset and at most 6 digits of a second", examples=["2026-01-05T09:30:00Z"]
+    )
+    properties: dict[str, Any] = Field({}, description="any JSON object of at most 8 levels; kept as sent")
+
+
+class EventProblem(Model):
+    """What is wrong with one event of a batch."""
+
+    index: int = Field(description="its position in the batch, from 0")
+    event_id: str | None = Field(description="the id as sent, at most 64 characters of it")
+    code: str = Field(description="a stable name, e.g. missing_field")
+    field: str | None = Field(description="the member at fault, e.g. properties.amount")
+    message: str = Field(description="what is wrong and what is accepted")
+
+
+class BatchAnswer(Model):
+    """What became of a batch: received = accepted + duplicates + conflicts + rejected."""
+
+    accepted: int = Field(description="new, and on durable storage")
+    duplicates: int = Field(description="there already, with equal content")
+    conflicts: int = Field(description="the id is there already with other content, which stays")
+    rejected: int = Field(description="not valid")
+    errors: list[EventProblem] = Field(description="one for each event rejected or in conflict, in order")
+
+
+class StoredEvent(Event):
+    """An event as it is stored."""
+
+    received_at: str = Field(description="when the request that brought it was received, RFC 3339 in UTC")
+    import_id: str | None = Field(description="the import that it came from")
+
+
+class ProblemDetails(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="about:blank")
+    title: str = Field(description="the phrase of the status")
+    status: int = Field(description="the status")
+    detail: str = Field(description="the same as message")
+    code: str = Field(description="a stable name, e.g. body_too_large")
+    message: str = Field(description="what is wrong, and the way out")
+    request_id: str = Field(description="also in the header X-Request-ID and in the log")
+    field: str | None = Field(None, description="the parameter or header at fault, where there is one")
+
+
+class Meta(Model):
+    """What has to be known about an answer."""
+
+    definition: str = Field(description="what the numbers mean")
+    timezone: str = Field(description="whose local dates they are")
+    from_: str = Field(alias="from", description="first date")
+    to: str = Field(description="last date, included")
+    filters: list[str] = Field(description="the segments; all hold on the same event")
+    data_as_of: str = Field(description="all events accepted until then are in")
+    pending: int = Field(description="events accepted and not stored yet")
+    exact: bool = Field(description="always true")
+    computed_from: str = Field(description="activity (precomputed) or events (raw rows)")
+    took_ms: float = Field(description="milliseconds")
+
+
+class DayUsers(Model):
+    """Distinct users of one local date."""
+
+    date: str
+    users: int
+
+
+class DailyActiveUsersAnswer(Model):
+    """Every date of the range, zeros included."""
+
+    data: list[DayUsers]
+    meta: Meta
+
+
+class TypeCount(Model):
+    """One type of event in the range."""
+
+    event_type: str
+    count: int
+    users: int
+    share: float = Field(description="count / all events of the range")
+
+
+class TopEventsAnswer(Model):
+    """The most frequent types; equal counts by code point of the name."""
+
+    data: list[TypeCount]
+    meta: Meta
+
+
+class Cell(Model):
+    """Who of one cohort came back in one window."""
+
+    window: int
+    users: int
+    rate: float | None = Field(description="users / size; null for an empty cohort")
+    complete: bool = Field(description="false while the window runs")
+
+
+class Cohort(Model):
+    """The users of one period and their windows; null for a window that has not begun."""
+
+    start: str
+    size: int
+    cells: list[Cell | None]
+
+
+class PooledCell(Model):
+    """The complete cells of one window, all cohorts together."""
+
+    window: int
+    users: int
+    size: int
+    rate: float | None
+
+
+class RetentionMatrix(Model):
+    """Cohorts and the row that pools them."""
+
+    cohorts: list[Cohort]
+    overall: list[PooledCell]
+
+
+class RetentionAnswer(Model):
+    """The cohort matrix."""
+
+    data: RetentionMatrix
+    meta: Meta
+
+
+class BookOfDay(Model):
+    """The ingestion books of one UTC date."""
+
+    date: str
+    received: int
+    accepted: int
+    duplicates: int
+    conflicts: int
+    rejected: int
+    stored: int
+    duplicate_at_store: int
+    conflict_at_store: int
+    dead: int
+    pending: int
+
+
+class BooksMeta(Model):
+    """What has to be known about the books."""
+
+    definition: str
+    timezone: str
+    from_: str = Field(alias="from")
+    to: str
+
+
+class BooksAnswer(Model):
+    """Every UTC date of the range, zeros included."""
+
+    data: list[BookOfDay]
+    meta: BooksMeta
+
+
+class Check(Model):
+    """One dependency."""
+
+    status: str = Field(description="ok or unavailable")
+    latency_ms: float
+
+
+class Health(Model):
+    """How the service is."""
+
+    status: str = Field(description="ok, degraded (statistics are away) or unavailable (events are refused)")
+    version: str
+    checks: dict[str, Check]
+
+
+class Alive(Model):
+    """The process answers."""
+
+    status: str
+
+
+BATCH_SCHEMA: Final[dict[str, Any]] = {
+    "oneOf": [
+        {"type": "array", "items": Event.model_json_schema(), "minItems": 1},
+        {
+            "type": "object",
+            "properties": {"events": {"type": "array", "items": Event.model_json_schema(), "minItems": 1}},
+            "required": ["events"],
+            "additionalProperties": False,
+        },
+    ]
+}
+
+BATCH_CONTENT: Final[dict[str, Any]] = {
+    "application/json": {
+        "schema": BATCH_SCHEMA,
+        "examples": {
+            "array": {"summary": "an array of events", "value": [EXAMPLE_EVENT, _OTHER_EVENT]},
+            "object": {"summary": "an object with events", "value": {"events": [EXAMPLE_EVENT]}},
+            "one bad event": {
+                "summary": "the good one is kept, the other is named in errors",
+                "value": [EXAMPLE_EVENT, {**_OTHER_EVENT, "occurred_at": "yesterday"}],
+            },
+        },
+    },
+    "application/x-ndjson": {
+        "schema": {"type": "string", "description": "one event a line"},
+        "examples": {
+            "lines": {
+                "summary": "one event a line",
+                "value": '{"event_id":"0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e21","user_id":"ada","event_type":"login",'
+                '"occurred_at":"2026-01-06T08:00:00Z"}\n',
+            }
+        },
+    },
+}

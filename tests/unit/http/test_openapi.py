@@ -1,0 +1,143 @@
+"""The OpenAPI document and /docs: every route is there, and every example works as it stands."""
+
+import json
+import re
+import shlex
+from html import unescape
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from entrypoints.http import models
+from entrypoints.http.app import create_app
+from entrypoints.http.docs import example_url, operations
+from entrypoints.settings import Settings
+from eventcore.service import Eventcore
+
+ANSWERS = {
+    "/events": models.BatchAnswer,
+    "/events/{event_id}": models.StoredEvent,
+    "/stats/dau": models.DailyActiveUsersAnswer,
+    "/stats/top-events": models.TopEventsAnswer,
+    "/stats/retention": models.RetentionAnswer,
+    "/stats/ingestion": models.BooksAnswer,
+    "/health": models.Health,
+    "/health/ready": models.Health,
+    "/health/live": models.Alive,
+}
+
+
+def posts(document: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    content = document["paths"]["/events"]["post"]["requestBody"]["content"]
+    return [
+        (media_type, name, example["value"])
+        for media_type, described in content.items()
+        for name, example in described["examples"].items()
+    ]
+
+
+def as_sent(value: Any) -> bytes:
+    return (value if isinstance(value, str) else json.dumps(value)).encode()
+
+
+def test_every_route_is_described(app: FastAPI) -> None:
+    described = {(method, path) for path, method, _ in operations(app.openapi())}
+    assert described == {("post" if path == "/events" else "get", path) for path in [*ANSWERS, "/metrics"]}
+
+
+async def test_every_example_of_a_body_is_accepted(client: httpx.AsyncClient, app: FastAPI) -> None:
+    examples = posts(app.openapi())
+    assert len(examples) >= 4
+    for media_type, name, value in examples:
+        response = await client.post("/events", content=as_sent(value), headers={"Content-Type": media_type})
+        assert response.status_code == 202, (name, response.text)
+        answer = models.BatchAnswer.model_validate_json(response.content, strict=True)
+        assert answer.rejected == (1 if "bad" in name else 0)
+
+
+async def test_every_other_operation_works_with_its_examples(client: httpx.AsyncClient, app: FastAPI) -> None:
+    for media_type, _, value in posts(app.openapi()):
+        await client.post("/events", content=as_sent(value), headers={"Content-Type": media_type})
+    for path, method, operation in operations(app.openapi()):
+        if method == "get":
+            response = await client.get(example_url(path, operation))
+            assert response.status_code == 200, (path, response.text)
+            if path in ANSWERS:
+                ANSWERS[path].model_validate_json(response.content, strict=True)
+
+
+async def test_every_example_of_a_query_parameter_works(client: httpx.AsyncClient, app: FastAPI) -> None:
+    tried = 0
+    for path, method, operation in operations(app.openapi()):
+        if not path.startswith("/stats"):
+            continue
+        assert method == "get"
+        for parameter in operation["parameters"]:
+            [example] = parameter["schema"].get("examples") or parameter["examples"]
+            values = example if isinstance(example, list) else [example]
+            url = example_url(path, operation)
+            if not parameter.get("required"):
+                url += "".join(f"&{parameter['name']}={value}" for value in values)
+            response = await client.get(url)
+            assert response.status_code == 200, (url, response.text)
+            tried += 1
+    assert tried >= 25
+
+
+async def test_real_problems_have_the_shape_that_is_described(client: httpx.AsyncClient, app: FastAPI) -> None:
+    described = app.openapi()["components"]["schemas"]["ProblemDetails"]
+    for response in (await client.get("/nope"), await client.get("/stats/dau"), await client.post("/events")):
+        problem = response.json()
+        assert set(described["required"]) <= set(problem)
+        models.ProblemDetails.model_validate(problem, strict=True)
+
+
+def test_every_error_that_is_described_is_a_problem(app: FastAPI) -> None:
+    for path, _, operation in operations(app.openapi()):
+        for status, response in operation["responses"].items():
+            if int(status) >= 400 and "/health" not in path:
+                assert list(response["content"]) == ["application/problem+json"], (path, status)
+
+
+async def test_the_document_is_served_and_the_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/openapi.json")).json()["openapi"].startswith("3.1")
+    page = (await client.get("/docs")).text
+    assert "<script" not in page
+    assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", page)
+
+
+async def test_every_command_on_the_page_works(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/docs")).text
+    commands = [
+        line
+        for block in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
+        for line in re.split(r"\n(?=curl|#)", unescape(block))
+        if line.startswith("curl")
+    ]
+    assert len(commands) >= 13
+    for command in sorted(commands, key=lambda line: "--data-binary" not in line):
+        words = shlex.split(command)
+        if "--data-binary" in words:
+            name, _, value = words[words.index("-H") + 1].partition(": ")
+            content = words[words.index("--data-binary") + 1].encode()
+            response = await client.post(words[1], content=content, headers={name: value})
+            assert response.status_code == 202, command
+        else:
+            assert (await client.get(words[1])).status_code == 200, command
+
+
+async def test_docs_can_be_switched_off(settings: Settings, core: Eventcore) -> None:
+    app = create_app(settings.model_copy(update={"docs": False}), core)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        for path in ("/docs", "/openapi.json", "/redoc"):
+            assert (await client.get(path)).status_code == 404
+        wrong = await client.get("/stats/dau?form=2026-01-01")
+        assert "'from'" in wrong.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+async def test_a_page_never_repeats_a_script(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path + "?<script>alert(1)</script>")
+    assert "alert(1)" not in response.text
