@@ -1,0 +1,93 @@
+"""``eventcore``: all commands, and the two console scripts.
+
+Commands import what they need when they run, so that the first word comes fast. Not here: what a command does.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from entrypoints.cli import benching, doctor, importing, maintenance, sampling, serving, stats
+from entrypoints.cli.exits import CommandError, Exit, from_core, say
+from eventcore.errors import EventcoreError
+
+DISTRIBUTION = "eventcore-analytics"
+
+app = typer.Typer(
+    name="eventcore",
+    help="Event analytics that you own: every event kept exactly once, every answer exact.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+import_app = typer.Typer(name="import_events", pretty_exceptions_enable=False, add_completion=False)
+
+app.command("serve")(serving.serve_command)
+app.command("import", help=importing.HELP)(importing.import_command)
+app.add_typer(stats.app, name="stats")
+app.add_typer(benching.app, name="bench")
+app.command("sample")(sampling.sample_command)
+app.command("doctor")(doctor.doctor_command)
+app.command("verify")(maintenance.verify_command)
+app.command("migrate")(maintenance.migrate_command)
+import_app.command(help=importing.HELP)(importing.import_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"eventcore {version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> None:
+    """The console script ``eventcore``."""
+    sys.exit(run(app, sys.argv[1:]))
+
+
+def import_events() -> None:
+    """The console script ``import_events``: ``eventcore import`` under a name of its own."""
+    sys.exit(run(import_app, sys.argv[1:]))
+
+
+def run(commands: typer.Typer, arguments: list[str]) -> int:
+    """Run a command line.
+
+    Returns:
+        The exit code. Whatever went wrong is said in one line on stderr.
+    """
+    name = commands.info.name
+    try:
+        code = commands(arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except typer.exceptions.TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else name
+        say(f"{path}: {error.format_message()} Try {path} --help")
+        return Exit.USAGE
+    except CommandError as error:
+        say(f"{name}: {error}")
+        return error.code
+    except EventcoreError as error:
+        say(f"{name}: {error.message}")
+        return from_core(error).code
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the answer has gone; what Python would still flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.WELL
+    return code if isinstance(code, int) else Exit.WELL

@@ -1,0 +1,92 @@
+"""``eventcore migrate`` and ``eventcore verify``: the store's schema, and whether its books balance."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from entrypoints.cli.exits import CommandError, Exit
+from entrypoints.cli.options import AnswerFormat, Json, StoreUrl, choose_format
+from entrypoints.cli.output import Format, print_document, print_rows, printable
+from entrypoints.cli.session import find_schema, read_settings, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoints.settings import Settings
+
+NO_STORE = "there is no store yet; `eventcore migrate` makes one, and so does the first import or `eventcore serve`"
+
+
+def migrate_command(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 when there is something to do.")
+    ] = False,
+    store_url: StoreUrl = None,
+) -> None:
+    """Bring the store's schema up to date; a store that is not there is made."""
+    settings = read_settings(store_url=store_url)
+    schema = wait_for(find_schema(settings.store_url))
+    if schema is None:
+        print("this store has no schema; nothing to do")
+        return
+    found, wanted = schema
+    if found > wanted:
+        message = f"the store has schema {found}, this eventcore knows up to {wanted}; install the newer version again"
+        raise CommandError(message, code=Exit.FAILURE)
+    if found == wanted:
+        print(f"the store has schema {wanted}, as it should; nothing to do")
+        return
+    if check:
+        state = NO_STORE if found == 0 else f"the store has schema {found}, wanted is {wanted}; run `eventcore migrate`"
+        print(state)
+        raise typer.Exit(Exit.FAILURE)
+    wait_for(_migrate(settings))
+    print(f"made a store with schema {wanted}" if found == 0 else f"brought the store from schema {found} to {wanted}")
+
+
+async def _migrate(settings: "Settings") -> None:
+    from eventcore.registry import MIGRATIONS, find_adapter
+
+    await find_adapter(MIGRATIONS, settings.store_url)(settings.store_url)
+
+
+def verify_command(
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="NAME", help="Only this one.", show_default="all of them")
+    ] = None,
+    store_url: StoreUrl = None,
+    form: AnswerFormat = Format.TABLE,
+    json: Json = False,
+) -> None:
+    """Compare books, ledger, events and activity; exit 1 if anything differs."""
+    form = choose_format(form, json)
+    differences = wait_for(_verify(project, read_settings(store_url=store_url)))
+    if form is Format.JSON:
+        print_document({"balanced": not differences, "differences": differences})
+    elif form is Format.TABLE:
+        print("\n".join(map(printable, differences)) or "all books balance")
+    else:
+        print_rows([{"difference": sentence} for sentence in differences], form)
+    raise typer.Exit(Exit.FAILURE if differences else Exit.WELL)
+
+
+async def _verify(project: str | None, settings: "Settings") -> "Sequence[str]":
+    from entrypoints.container import open_eventcore
+    from eventcore.service import check_project
+
+    if project is not None:
+        check_project(project)
+    await require_store(settings)
+    async with open_eventcore(settings) as core:
+        return await core.store.verify(project)
+
+
+async def require_store(settings: "Settings") -> None:
+    """Refuse to go on where there is no store, rather than to make an empty one.
+
+    Raises:
+        CommandError: there is none.
+    """
+    schema = await find_schema(settings.store_url)
+    if schema is not None and schema[0] == 0:
+        raise CommandError(NO_STORE, code=Exit.FAILURE)

@@ -1,0 +1,294 @@
+"""``eventcore stats``: questions about the events, straight to the store or to a running server.
+
+Parameters are read by the core, so a command and an HTTP request accept and refuse the same. Not here: what a
+statistic means, and how tables are drawn (`output`).
+"""
+
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from entrypoints.cli.options import AnswerFormat, Json, Project, StoreUrl, choose_format
+from entrypoints.cli.output import Format, number, percentage, print_document, print_rows, print_table
+from entrypoints.cli.session import read_settings, wait_for
+
+if TYPE_CHECKING:
+    from entrypoints.settings import Settings
+
+DEFAULT_DAYS: Final = 30
+"""The range of dates when none is asked for: this many, ending today."""
+
+app = typer.Typer(help="Active users, top events, retention, and the books of ingestion.")
+
+_From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="DATE", help="First local date.", show_default=f"{DEFAULT_DAYS - 1} days before --to"
+    ),
+]
+_To = Annotated[
+    str | None, typer.Option("--to", metavar="DATE", help="Last local date, included.", show_default="today")
+]
+_Zone = Annotated[
+    str | None,
+    typer.Option("--tz", metavar="ZONE", help="Time zone, e.g. Europe/Kyiv.", show_default="the reporting zone"),
+]
+_Segments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--segment",
+        metavar="FIELD:VALUE",
+        help="Only events with event_type:VALUE or properties.NAME:VALUE. Repeatable; all hold on the same event.",
+    ),
+]
+_Url = Annotated[
+    str | None,
+    typer.Option("--url", metavar="http://…", help="Ask this server instead of the store.", show_default=False),
+]
+
+
+@app.command("dau")
+def daily_active_users(
+    from_: _From = None,
+    to: _To = None,
+    tz: _Zone = None,
+    segment: _Segments = None,
+    project: Project = "default",
+    url: _Url = None,
+    store_url: StoreUrl = None,
+    form: AnswerFormat = Format.TABLE,
+    json: Json = False,
+) -> None:
+    """Distinct users of each local date."""
+    settings = read_settings(store_url=store_url)
+    first, last = _range(from_, to, tz or settings.reporting_zone)
+    asked = {"from": first, "to": last, "tz": tz, "segment": segment or [], "project": project}
+    _answer("dau", asked, url, settings, choose_format(form, json))
+
+
+@app.command("top-events")
+def top_events(
+    from_: _From = None,
+    to: _To = None,
+    limit: Annotated[str, typer.Option("--limit", metavar="N", help="Rows at most.")] = "10",
+    tz: _Zone = None,
+    segment: _Segments = None,
+    project: Project = "default",
+    url: _Url = None,
+    store_url: StoreUrl = None,
+    form: AnswerFormat = Format.TABLE,
+    json: Json = False,
+) -> None:
+    """The most frequent types of event, with their users and share."""
+    settings = read_settings(store_url=store_url)
+    first, last = _range(from_, to, tz or settings.reporting_zone)
+    asked = {"from": first, "to": last, "limit": limit, "tz": tz, "segment": segment or [], "project": project}
+    _answer("top-events", asked, url, settings, choose_format(form, json))
+
+
+@app.command("retention")
+def retention(
+    start_date: Annotated[
+        str | None,
+        typer.Option(
+            "--start-date",
+            metavar="DATE",
+            help="A date in the first cohort's period.",
+            show_default="so that the last cohort is today's",
+        ),
+    ] = None,
+    windows: Annotated[str, typer.Option("--windows", metavar="N", help="Windows after the cohort's own.")] = "3",
+    window: Annotated[str, typer.Option("--window", metavar="day|week|month", help="The kind of window.")] = "day",
+    cohorts: Annotated[
+        str | None, typer.Option("--cohorts", metavar="N", help="How many cohorts.", show_default="windows + 1")
+    ] = None,
+    cohort: Annotated[
+        str,
+        typer.Option("--cohort", metavar="first_ever|first_in_range|recurring", help="Which cohort a user belongs to."),
+    ] = "first_ever",
+    return_: Annotated[
+        str, typer.Option("--return", metavar="on|on_or_after", help="When a user counts as having come back.")
+    ] = "on",
+    cohort_event: Annotated[
+        str | None, typer.Option("--cohort-event", metavar="TYPE", help="Makes a user member.", show_default="any")
+    ] = None,
+    return_event: Annotated[
+        str | None, typer.Option("--return-event", metavar="TYPE", help="Counts as return.", show_default="any")
+    ] = None,
+    week_start: Annotated[
+        str, typer.Option("--week-start", metavar="monday|sunday|saturday", help="The day a week begins with.")
+    ] = "monday",
+    tz: _Zone = None,
+    segment: _Segments = None,
+    project: Project = "default",
+    url: _Url = None,
+    store_url: StoreUrl = None,
+    form: AnswerFormat = Format.TABLE,
+    json: Json = False,
+) -> None:
+    """The cohort matrix: who came back in which window."""
+    settings = read_settings(store_url=store_url)
+    asked = {
+        "start_date": start_date,
+        "windows": windows,
+        "window": window,
+        "cohorts": cohorts,
+        "cohort": cohort,
+        "return": return_,
+        "cohort_event": cohort_event,
+        "return_event": return_event,
+        "week_start": week_start,
+        "tz": tz,
+        "segment": segment or [],
+        "project": project,
+    }
+    if start_date is None:
+        asked["start_date"] = _first_cohort(asked, tz or settings.reporting_zone)
+    _answer("retention", asked, url, settings, choose_format(form, json))
+
+
+@app.command("ingestion")
+def ingestion(
+    from_: _From = None,
+    to: _To = None,
+    project: Project = "default",
+    url: _Url = None,
+    store_url: StoreUrl = None,
+    form: AnswerFormat = Format.TABLE,
+    json: Json = False,
+) -> None:
+    """The books: what was received on each UTC date, and what became of it."""
+    settings = read_settings(store_url=store_url)
+    first, last = _range(from_, to, "UTC")
+    asked = {"from": first, "to": last, "project": project}
+    _answer("ingestion", asked, url, settings, choose_format(form, json))
+
+
+def _range(from_: str | None, to: str | None, zone: str) -> tuple[str, str]:
+    """The dates to ask for: what was given as it is, what was not from today's local date."""
+    from eventcore.answers import parse_day
+
+    last = _today(zone).isoformat() if to is None else to
+    if from_ is None:
+        from_ = (parse_day("to", last) - timedelta(days=DEFAULT_DAYS - 1)).isoformat()
+    return from_, last
+
+
+def _today(zone: str) -> date:
+    from eventcore.answers import parse_zone
+
+    return datetime.now(parse_zone(zone, zone)).date()
+
+
+def _first_cohort(asked: dict[str, Any], zone: str) -> str:
+    """The start of as many cohorts as are asked for, the last one being that of today."""
+    from eventcore.calendar import add_periods
+    from eventcore.retention import Retention
+
+    given = {name: asked[name] for name in ("windows", "window", "cohorts", "week_start")}
+    question = Retention.parse(start_date=_today(zone), **given)  # also refuses what has no answer
+    return add_periods(question.first, question.window, 1 - question.cohorts).isoformat()
+
+
+def _answer(name: str, asked: dict[str, Any], url: str | None, settings: "Settings", form: Format) -> None:
+    if url is None:
+        document = wait_for(_ask_store(name, asked, settings))
+    else:
+        from entrypoints.cli.client import ask_server
+
+        document = ask_server(url, f"/stats/{name}", asked)
+    if form is Format.JSON:
+        print_document(document)
+    elif form is Format.TABLE:
+        _TABLES[name](document["data"])
+    else:
+        data = document["data"]
+        print_rows(_flat_cells(data) if name == "retention" else data, form)
+
+
+async def _ask_store(name: str, asked: dict[str, Any], settings: "Settings") -> dict[str, Any]:
+    from entrypoints.books import books_document
+    from entrypoints.cli.maintenance import require_store
+    from entrypoints.container import open_eventcore
+    from eventcore.answers import answer_json
+    from eventcore.retention import Retention
+    from eventcore.statistics import DailyActiveUsers, TopEvents
+
+    values = {{"from": "from_", "return": "return_"}.get(key, key): value for key, value in asked.items()}
+    project = values.pop("project")
+    await require_store(settings)  # in the wrong folder, zeros would look like an answer
+    if name == "ingestion":
+        async with open_eventcore(settings) as core:
+            return await books_document(core, project=project, **values)
+    statistics: dict[str, Any] = {"dau": DailyActiveUsers, "top-events": TopEvents, "retention": Retention}
+    question = statistics[name].parse(reporting_zone=settings.reporting_zone, **values)
+    async with open_eventcore(settings) as core:
+        return answer_json(await core.ask(question, project=project))
+
+
+def _print_daily_active_users(data: list[dict[str, Any]]) -> None:
+    print_table(("date", "users"), [(row["date"], number(row["users"])) for row in data])
+
+
+def _print_top_events(data: list[dict[str, Any]]) -> None:
+    rows = [(row["event_type"], number(row["count"]), number(row["users"]), percentage(row["share"])) for row in data]
+    print_table(("event type", "count", "users", "share"), rows)
+
+
+def _print_retention(data: dict[str, Any]) -> None:
+    """The grid; a star marks a window that is not over yet, a blank one that has not begun."""
+    overall = data["overall"]
+    rows = [
+        [cohort["start"], number(cohort["size"]), *(_cell(cell) for cell in cohort["cells"])]
+        for cohort in data["cohorts"]
+    ]
+    rows.append(["overall", number(sum(c["size"] for c in data["cohorts"])), *(percentage(c["rate"]) for c in overall)])
+    print_table(("cohort", "users", *(str(cell["window"]) for cell in overall)), rows)
+    if any(cell is not None and not cell["complete"] for cohort in data["cohorts"] for cell in cohort["cells"]):
+        from entrypoints.cli.exits import say
+
+        say("* the window is not over yet; overall leaves it out")
+
+
+def _cell(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    return percentage(cell["rate"]) + ("" if cell["complete"] else "*")
+
+
+def _print_books(data: list[dict[str, Any]]) -> None:
+    names = [name for name in data[0] if name != "date"]
+    rows = [(row["date"], *(number(row[name]) for name in names)) for row in data]
+    print_table(("date", *(name.replace("_", " ") for name in names)), rows)
+
+
+_TABLES: Final[dict[str, Callable[[Any], None]]] = {
+    "dau": _print_daily_active_users,
+    "top-events": _print_top_events,
+    "retention": _print_retention,
+    "ingestion": _print_books,
+}
+
+
+def _flat_cells(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each cell that has begun, and those of the overall row with ``overall`` as the cohort."""
+    rows = [
+        {"cohort": cohort["start"], "size": cohort["size"], **cell}
+        for cohort in data["cohorts"]
+        for cell in cohort["cells"]
+        if cell is not None
+    ]
+    rows += [
+        {
+            "cohort": "overall",
+            "size": cell["size"],
+            "window": cell["window"],
+            "users": cell["users"],
+            "rate": cell["rate"],
+            "complete": True,
+        }
+        for cell in data["overall"]
+    ]
+    return rows

@@ -1,0 +1,246 @@
+"""The other commands: version, help, sample, doctor, migrate, verify, serve, bench."""
+
+import csv
+import io
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.e2e.cli.conftest import SCRIPTS, Ended
+
+from entrypoints import bench
+
+Command = Callable[..., Ended]
+
+pytestmark = pytest.mark.e2e
+
+
+def test_version_comes_fast_and_imports_no_server(shell: Command) -> None:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        ended = shell("--version")
+        times.append(time.perf_counter() - began)
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.startswith("eventcore ")
+    assert statistics.median(times) < 3  # usually 0.15 s; a loaded machine must not fail this
+    code = "import sys, entrypoints.cli.main as m; m.run(m.app, ['--version']); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
+    assert not {"fastapi", "pydantic", "uvicorn", "rich", "httpx", "sqlite3"} & set(modules)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["stats", "--help"], ["import", "-h"], ["bench", "--help"]])
+def test_help_is_an_answer(eventcore: Command, arguments: list[str]) -> None:
+    ended = eventcore(*arguments)
+    assert (ended.code, ended.err) == (0, "")
+    assert "Usage" in ended.out
+
+
+def test_all_commands_are_listed(eventcore: Command) -> None:
+    listed = eventcore("--help").out
+    names = ["serve", "import", "stats", "sample", "doctor", "migrate", "verify", "bench"]
+    assert [name for name in names if name not in listed] == []
+
+
+def test_shell_completion_knows_the_commands() -> None:
+    environment = os.environ | {
+        "_EVENTCORE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "eventcore st",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run([SCRIPTS / "eventcore"], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "stats"
+
+
+def test_sample_is_the_same_each_time_and_can_be_imported(shell: Command, eventcore: Command) -> None:
+    options = ["--events", "500", "--users", "40", "--days", "10", "--seed", "3", "--start", "2025-02-01"]
+    options += ["--duplicates", "0.1", "--late", "0.2", "--event-types", "8", "--ids", "v7"]
+    once = shell("sample", *options)
+    assert (once.code, once.err) == (0, "")
+    assert once.out == shell("sample", *options).out
+    assert len(list(csv.DictReader(io.StringIO(once.out)))) == 500
+    Path("sample.csv").write_text(once.out)
+    assert eventcore("import", "sample.csv", "--json").json == {
+        "rows": 500,
+        "accepted": 450,
+        "duplicates": 50,
+        "conflicts": 0,
+        "rejected": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [["--events", "0"], ["--users", "9", "--events", "3"], ["--ids", "v5"], ["--start", "x"]]
+)
+def test_a_sample_that_cannot_be_made_is_one_line_and_exit_2(eventcore: Command, options: list[str]) -> None:
+    ended = eventcore("sample", *options)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+
+
+def test_sample_is_quiet_when_its_reader_goes() -> None:
+    with subprocess.Popen(
+        [SCRIPTS / "eventcore", "sample", "--events", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_doctor_is_well_without_a_store_and_makes_none(eventcore: Command) -> None:
+    ended = eventcore("doctor", "--json")
+    assert (ended.code, ended.json["ok"]) == (0, True)
+    found = {finding["name"]: finding["value"] for finding in ended.json["findings"]}
+    assert "no store yet" in found["store"]
+    assert found["msgspec"]
+    assert list(Path().iterdir()) == []
+
+
+def test_doctor_tells_of_the_store(eventcore: Command) -> None:
+    Path("rows.csv").write_text(
+        "user_id,event_type,occurred_at\nada,visit,2026-01-31T09:30:00Z\nbob,visit,2026-01-31T09:30:00Z\n"
+    )
+    eventcore("import", "rows.csv", "--project", "shop")
+    found = {finding["name"]: finding["value"] for finding in eventcore("doctor", "--json").json["findings"]}
+    assert found["project shop"].startswith("2 events, 2 users")
+    assert found["store synchronous"] == "FULL"
+    assert found["store"].startswith("sqlite ")
+    assert eventcore("doctor").out.splitlines()[1].split()[0] == "python"
+
+
+def test_doctor_names_what_is_wrong_and_the_way_out(eventcore: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTCORE_STOR_URL", "memory://")
+    ended = eventcore("doctor")
+    assert ended.code == 1
+    assert "did you mean EVENTCORE_STORE_URL" in ended.out
+    monkeypatch.delenv("EVENTCORE_STOR_URL")
+    monkeypatch.setenv("EVENTCORE_REPORTING_ZONE", "Mars/Base")
+    assert eventcore("doctor").code == 1
+    monkeypatch.delenv("EVENTCORE_REPORTING_ZONE")
+    Path("store.sqlite3").write_text("no database, but text of some length " * 40)
+    ended = eventcore("doctor", "--json")
+    assert (ended.code, ended.json["ok"]) == (1, False)
+
+
+def test_migrate_makes_a_store_once(eventcore: Command) -> None:
+    ended = eventcore("migrate", "--check")
+    assert (ended.code, Path("store.sqlite3").exists()) == (1, False)
+    assert "no store yet" in ended.out
+    assert eventcore("migrate").code == 0
+    assert Path("store.sqlite3").exists()
+    for arguments in (["migrate"], ["migrate", "--check"]):
+        ended = eventcore(*arguments)
+        assert (ended.code, ended.err) == (0, "")
+        assert "nothing to do" in ended.out
+
+
+def test_verify_finds_what_does_not_balance(eventcore: Command) -> None:
+    import sqlite3
+
+    Path("rows.csv").write_text(
+        "user_id,event_type,occurred_at\nada,visit,2026-01-31T09:30:00Z\nbob,visit,2026-01-31T09:30:00Z\n"
+    )
+    eventcore("import", "rows.csv")
+    assert eventcore("verify", "--json").json == {"balanced": True, "differences": []}
+    database = sqlite3.connect("store.sqlite3")
+    database.execute("DELETE FROM events WHERE rowid = (SELECT min(rowid) FROM events)")
+    database.commit()
+    database.close()
+    ended = eventcore("verify")
+    assert (ended.code, ended.err) == (1, "")
+    assert ended.out.strip()
+    assert eventcore("verify", "--json").json["balanced"] is False
+    assert eventcore("verify", "--project", "other").code == 0
+
+
+def test_verify_of_no_store_is_said(eventcore: Command) -> None:
+    ended = eventcore("verify")
+    assert (ended.code, ended.out) == (1, "")
+    assert not Path("store.sqlite3").exists()
+
+
+def test_serve_refuses_another_address_than_loopback(shell: Command) -> None:
+    ended = shell("serve", "--host", "0.0.0.0", "--port", "0")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--insecure" in ended.err
+
+
+def test_flags_win_over_the_environment_and_the_environment_over_the_file(workplace: Path) -> None:
+    ports = []
+    for _ in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    flag, environment, file = ports
+    (workplace / ".env").write_text(f"EVENTCORE_PORT={file}\n")
+
+    def listens_on(port: int, *arguments: str, **settings: str) -> bool:
+        with subprocess.Popen(
+            [SCRIPTS / "eventcore", "serve", *arguments],
+            env=os.environ | settings,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                for _ in range(200):
+                    try:
+                        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                        return True
+                    except OSError:
+                        assert process.poll() is None
+                        time.sleep(0.1)
+                return False
+            finally:
+                process.terminate()
+
+    assert listens_on(file)
+    assert listens_on(environment, EVENTCORE_PORT=str(environment))
+    assert listens_on(flag, "--port", str(flag), EVENTCORE_PORT=str(environment))
+
+
+@pytest.mark.parametrize("kind", ["import", "embedded"])
+def test_bench_verifies_and_prints_rates(shell: Command, kind: str) -> None:
+    options = ["--batch", "500", "--clients", "3"] if kind == "embedded" else []
+    ended = shell("bench", kind, "--events", "3000", "--runs", "1", "--ids", "v7", *options, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["verified"] is True
+    assert ended.json["events"] == 3_000
+    (measured,) = ended.json["runs"]
+    assert 100 < measured["events_per_second"] < 1_000_000
+    assert measured["peak_mib"] > 20
+    assert measured["bytes_per_event"] > 50
+    assert [path for path in Path().iterdir() if "bench" in path.name] == []
+
+
+@pytest.mark.parametrize("measure", [bench.measure_import, bench.measure_embedded])
+def test_bench_gives_no_figure_when_the_store_holds_something_else(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, measure: Callable[[bench.Plan], list[bench.Run]]
+) -> None:
+    wrong = bench.Expected(events=300, user_days=7)
+    monkeypatch.setattr(bench, "_expect", lambda plan: wrong)
+    with pytest.raises(bench.NotVerified, match="daily active users"):
+        measure(bench.Plan(events=300, batch=100, clients=2, runs=1, folder=workplace))
+
+
+def test_bench_says_not_verified_and_exits_1(eventcore: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(plan: bench.Plan) -> list[bench.Run]:
+        raise bench.NotVerified("one event is missing")
+
+    monkeypatch.setattr(bench, "measure_import", fail)
+    ended = eventcore("bench", "import", "--events", "10")
+    assert (ended.code, ended.out) == (1, "")
+    assert "one event is missing" in ended.err
+
+
+def test_json_for_programs_is_one_line(eventcore: Command) -> None:
+    out = eventcore("doctor", "--json").out
+    assert out.count("\n") == 1
+    assert json.loads(out)["ok"] is True
