@@ -11,19 +11,25 @@ from importlinter import Contract, ContractCheck, fields, output
 
 
 class AllowlistContract(Contract):
-    """Modules under `source_modules` import the standard library, themselves and `allowed_packages`."""
+    """Modules under `source_modules` import the standard library, themselves and `allowed_packages`.
+
+    Modules under `exempt_modules` may import anything.
+    """
 
     type_name = "allowlist"
 
     source_modules = fields.SetField(subfield=fields.StringField())
     allowed_packages = fields.SetField(subfield=fields.StringField())
+    exempt_modules = fields.SetField(subfield=fields.StringField(), required=False)
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         """Collect every direct import of a package that is not allowed."""
         allowed = {*sys.stdlib_module_names, *self.allowed_packages, *self.source_modules}
+        exempt = {*(self.exempt_modules or ())}
+        exempt |= {module for parent in exempt for module in graph.find_descendants(parent)}
         illegal = []
         for source in sorted(self.source_modules):
-            for importer in sorted({source, *graph.find_descendants(source)}):
+            for importer in sorted({source, *graph.find_descendants(source)} - exempt):
                 for imported in sorted(graph.find_modules_directly_imported_by(importer)):
                     if imported.partition(".")[0] not in allowed:
                         details = graph.get_import_details(importer=importer, imported=imported)

@@ -10,9 +10,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support import servers
-
 from eventcore.registry import DEDUP_CACHES, QUEUES, STORES
+from tests.support import servers
 
 Places = Callable[[str], str]
 """The URL of a place by its name; all of a test's places are empty when it begins."""

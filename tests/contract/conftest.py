@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.contract.backends import Backend, need, rows
 
 from eventcore.contract import CacheBackend, QueueBackend, StoreBackend
 from eventcore.ports import DedupCache, EventStore, Queue
 from eventcore.registry import DEDUP_CACHES, QUEUES, STORES, find_adapter
+from tests.contract.backends import Backend, need, rows
 
 
 @pytest.fixture(params=rows(STORES), ids=lambda backend: backend.name)

@@ -5,10 +5,10 @@ import os
 from importlib.metadata import entry_points
 
 import pytest
-from tests.contract.backends import BACKENDS, Backend, need, rows
-from tests.support.servers import REQUIRE, URLS
 
 from eventcore.registry import DEDUP_CACHES, QUEUES, STORES
+from tests.contract.backends import BACKENDS, Backend, need, rows
+from tests.support.servers import REQUIRE, URLS
 
 
 def registered(port: str) -> set[str]:

@@ -22,11 +22,11 @@ from uuid import UUID
 
 import httpx
 import pytest
-from tests.oracles import statistics as oracle
-from tests.support import syscalls
 
 import eventcore
 from entrypoints.sample import SamplePlan, write_csv
+from tests.oracles import statistics as oracle
+from tests.support import syscalls
 
 EVENTCORE = str(Path(sys.executable).with_name("eventcore"))
 KILLS = int(os.environ.get("EVENTCORE_TEST_KILLS", "50"))

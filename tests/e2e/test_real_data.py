@@ -18,10 +18,10 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from tests.oracles import statistics as oracle
 
 import eventcore
 from entrypoints.sample import SamplePlan, generate
+from tests.oracles import statistics as oracle
 
 EVENTCORE = str(Path(sys.executable).with_name("eventcore"))
 SHARED = Path(os.environ.get("EVENTCORE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))

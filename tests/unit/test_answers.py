@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.oracles import statistics as oracle
 
 from eventcore.activity import ActivityQuery, ActivitySnapshot, Condition, Selection, Tallying
 from eventcore.answers import Answer, answer, answer_json, parse_segments, segment_texts
@@ -18,6 +17,7 @@ from eventcore.errors import InvalidQuestion, Kind
 from eventcore.ports import Pending
 from eventcore.retention import Retention
 from eventcore.statistics import DailyActiveUsers, TopEvents
+from tests.oracles import statistics as oracle
 
 NOW_US = to_instant(datetime(2026, 3, 5, 12, tzinfo=UTC))
 MINUTE_US = 60_000_000

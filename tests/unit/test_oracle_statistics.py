@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from tests.oracles.statistics import (
     active_users,
     dau,
@@ -43,10 +44,7 @@ def users_in_cells(
     answer: dict[str, list[dict[str, Any]]],
 ) -> dict[str, tuple[int, list[int | None]]]:
     """Start → size and users of the cells."""
-    return {
-        row["start"]: (row["size"], [cell and cell["users"] for cell in row["cells"]])
-        for row in answer["cohorts"]
-    }
+    return {row["start"]: (row["size"], [cell and cell["users"] for cell in row["cells"]]) for row in answer["cohorts"]}
 
 
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
@@ -143,9 +141,7 @@ def test_no_segment_matches_everything_and_several_are_anded() -> None:
     assert not matches(event, ["event_type:visit", "properties.country:UA"])
 
 
-@pytest.mark.parametrize(
-    "segment", ["", "event_type", "country:UA", "user_id:a", "properties:UA", "properties"]
-)
+@pytest.mark.parametrize("segment", ["", "event_type", "country:UA", "user_id:a", "properties:UA", "properties"])
 def test_what_is_not_a_segment_is_refused(segment: str) -> None:
     with pytest.raises(ValueError, match="not a segment"):
         matches(an_event(1, "a", "2024-01-01T12:00:00Z"), [segment])
@@ -294,9 +290,7 @@ def test_active_users_are_distinct_over_the_window_and_see_what_was_before_the_r
 
 def test_a_skipped_date_takes_its_place_in_a_rolling_window() -> None:
     events = events_of("a 2011-12-25T20:00:00Z")  # 10:00 on the 25th in Apia
-    rows = active_users(
-        events, first=date(2011, 12, 30), last=date(2012, 1, 1), tz="Pacific/Apia", window_days=7
-    )
+    rows = active_users(events, first=date(2011, 12, 30), last=date(2012, 1, 1), tz="Pacific/Apia", window_days=7)
     assert users_by_date(rows) == {"2011-12-30": 1, "2011-12-31": 1, "2012-01-01": 0}
 
 
@@ -653,9 +647,7 @@ def test_a_date_that_samoa_skipped_is_an_empty_cohort_and_a_window_without_retur
 
 
 def test_first_is_the_earliest_instant_also_where_a_later_one_has_an_earlier_date() -> None:
-    answer = retention(
-        ST_JOHNS_2010, start_date=date(2010, 11, 6), windows=1, tz="America/St_Johns", now=LATER
-    )
+    answer = retention(ST_JOHNS_2010, start_date=date(2010, 11, 6), windows=1, tz="America/St_Johns", now=LATER)
     # minute: first seen in the one early minute of the 7th, then again on the 6th
     assert users_in_cells(answer) == {"2010-11-06": (2, [2, 0]), "2010-11-07": (2, [2, 0])}
 

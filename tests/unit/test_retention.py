@@ -15,19 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
-from tests.oracles import statistics as oracle
-from tests.unit.test_statistics import (
-    LATER_US,
-    Happening,
-    ask,
-    days_around,
-    for_oracle,
-    happened,
-    happenings_about,
-    instants,
-    scenes,
-    segments,
-)
 
 from eventcore.activity import ActivitySnapshot, SelectionActivity, Tally
 from eventcore.calendar import (
@@ -43,6 +30,19 @@ from eventcore.calendar import (
 )
 from eventcore.errors import InvalidQuestion
 from eventcore.retention import CohortRule, Retention, ReturnRule
+from tests.oracles import statistics as oracle
+from tests.unit.test_statistics import (
+    LATER_US,
+    Happening,
+    ask,
+    days_around,
+    for_oracle,
+    happened,
+    happenings_about,
+    instants,
+    scenes,
+    segments,
+)
 
 RULES: tuple[CohortRule, ...] = get_args(CohortRule)
 UTC = ZoneInfo("UTC")

@@ -2,18 +2,14 @@
 
 import asyncio
 import os
-import random
-import re
-import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import msgspec
 import pytest
@@ -23,11 +19,10 @@ import adapters.sqlite.database
 import adapters.sqlite.writer
 from adapters.sqlite import open_store
 from adapters.sqlite.database import Database
-from adapters.sqlite.store import SqliteStore
 from eventcore.errors import Kind, StoreError
-from eventcore.events import Chunk, Counts, Event, ImportRecord, Receipt
+from eventcore.events import Counts, Event, Receipt
 from eventcore.ports import EventStore
-from eventcore.strategies import AN_INSTANT_US, a_chunk, an_event, an_id
+from eventcore.strategies import a_chunk, an_event, an_id
 
 BROKEN = "\ud800"
 """Half a character: no text that SQLite takes."""
@@ -139,7 +134,6 @@ async def test_closing_finishes_what_waits(path: Path) -> None:
 
 
 # What fails
-
 
 
 def broken(**changes: object) -> Event:

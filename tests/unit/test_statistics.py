@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
-from tests.oracles import statistics as oracle
 
 from eventcore.activity import ActivityQuery, ActivitySnapshot, Selection, Tallying
 from eventcore.answers import Question
@@ -24,6 +23,7 @@ from eventcore.calendar import to_datetime, to_instant
 from eventcore.errors import InvalidQuestion
 from eventcore.retention import Retention
 from eventcore.statistics import STATISTICS, DailyActiveUsers, TopEvents
+from tests.oracles import statistics as oracle
 
 NOON = time(12)
 LATER_US = to_instant(datetime(2030, 1, 1, tzinfo=UTC))

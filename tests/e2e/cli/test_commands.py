@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.e2e.cli.conftest import SCRIPTS, Ended
 
 from entrypoints import bench
+from tests.e2e.cli.conftest import SCRIPTS, Ended
 
 Command = Callable[..., Ended]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 import pytest
+
 from tests.e2e.cli.conftest import SCRIPTS, Ended
 
 Command = Callable[..., Ended]

@@ -15,10 +15,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from tests.e2e.cli.conftest import SCRIPTS, Ended
-from tests.oracles import statistics as oracle
 
 from entrypoints.sample import SamplePlan, generate, write_csv
+from tests.e2e.cli.conftest import SCRIPTS, Ended
+from tests.oracles import statistics as oracle
 
 Command = Callable[..., Ended]
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.e2e.http.conftest import COMMAND, Server, read_all
 from tests.http_requests import JSON, an_event, as_bytes, raw_post
 

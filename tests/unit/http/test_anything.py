@@ -8,11 +8,11 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.http_requests import JSON, NDJSON, an_event, as_bytes
 
 from entrypoints.container import open_eventcore
 from entrypoints.http.app import create_app
 from entrypoints.settings import Settings
+from tests.http_requests import JSON, NDJSON, an_event, as_bytes
 
 EVENT_ID = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e1f"
 VALID = as_bytes([an_event(event_id=EVENT_ID, properties={"a": [1.5, {"b": "\u00e9"}], "c": None}), an_event()])

@@ -6,10 +6,10 @@ import zlib
 
 import httpx
 import pytest
-from tests.http_requests import JSON, NDJSON, an_event, as_bytes, raw_event
 
 from entrypoints.http.bodies import inflate
 from entrypoints.http.problems import HttpProblem
+from tests.http_requests import JSON, NDJSON, an_event, as_bytes, raw_event
 
 LIMIT = 10 * 1024 * 1024
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+
 from tests.http_requests import JSON, an_event, as_bytes, raw_event
 
 ID = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e1f"

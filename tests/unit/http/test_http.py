@@ -11,7 +11,6 @@ import httpx
 import pytest
 import structlog
 from fastapi import FastAPI
-from tests.http_requests import JSON, an_event, as_bytes
 
 from entrypoints.http.app import create_app
 from entrypoints.http.bodies import InFlight
@@ -21,6 +20,7 @@ from entrypoints.http.problems import STATUS, HttpProblem
 from entrypoints.settings import Settings
 from eventcore.errors import Kind, StoreError
 from eventcore.service import Eventcore
+from tests.http_requests import JSON, an_event, as_bytes
 
 HEADERS = {"Content-Type": JSON}
 

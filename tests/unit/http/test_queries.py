@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+
 from tests.http_requests import JSON, an_event, as_bytes
 
 RANGE = "from=2026-01-01&to=2026-01-31"
