@@ -45,7 +45,7 @@ bench: setup ## Measure the embedded service and the import, and verify what was
 
 lock: setup ## Write the hashed locks after a change of pyproject.toml (UPGRADE=1 takes newer versions)
 	$(LOCK) $(if $(UPGRADE),--upgrade) --all-extras --group dev --output-file requirements/dev.txt
-	$(LOCK) $(if $(UPGRADE),--upgrade) --all-extras --constraint requirements/dev.txt --output-file requirements/runtime.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra server --extra postgres --extra redis --extra nats --constraint requirements/dev.txt --output-file requirements/runtime.txt
 
 hooks: setup ## Run the checks before each commit (pre-commit)
 	.venv/bin/pre-commit install
