@@ -81,9 +81,7 @@ def matches(event: Event, segments: Sequence[str]) -> bool:
     return all(_matches_one(event, segment) for segment in segments)
 
 
-def dau(
-    events: Iterable[Event], *, first: date, last: date, tz: str, segments: Sequence[str] = ()
-) -> list[Row]:
+def dau(events: Iterable[Event], *, first: date, last: date, tz: str, segments: Sequence[str] = ()) -> list[Row]:
     """Distinct users of every date of the range."""
     return active_users(events, first=first, last=last, tz=tz, window_days=1, segments=segments)
 
@@ -106,9 +104,7 @@ def active_users(
     return rows
 
 
-def stickiness(
-    events: Iterable[Event], *, first: date, last: date, tz: str, segments: Sequence[str] = ()
-) -> list[Row]:
+def stickiness(events: Iterable[Event], *, first: date, last: date, tz: str, segments: Sequence[str] = ()) -> list[Row]:
     """Users of each date as a part of the users of the 30 dates that end with it."""
     sightings = _sightings(events, tz, segments)
     rows = []
@@ -295,9 +291,7 @@ def _cohort_members(sightings: list[Sighting], periods: list[Period], cohort: st
     if cohort == "first_ever":
         counted = _first_of_each_user(sightings)
     elif cohort == "first_in_range":
-        in_range = [
-            seen for seen in sightings if any(first <= seen.local_date <= last for first, last in periods)
-        ]
+        in_range = [seen for seen in sightings if any(first <= seen.local_date <= last for first, last in periods)]
         counted = _first_of_each_user(in_range)
     elif cohort == "recurring":
         counted = sightings
