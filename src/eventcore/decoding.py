@@ -25,6 +25,7 @@ from eventcore.strict_json import (
     SMALLEST_INTEGER,
     Element,
     Flaw,
+    depth_of,
     first_flaw,
     read_element,
     skip_space,
@@ -403,8 +404,8 @@ def _cut_lines(body: bytes, limits: Limits) -> list[Element]:
         if text:
             if len(elements) == limits.batch_events:
                 raise too_many(limits.batch_events)
-            depth = min(text.count(b"[") + text.count(b"{"), limits.body_depth + 1)
-            elements.append(Element(text, offset, depth))
+            brackets = text.count(b"[") + text.count(b"{")
+            elements.append(Element(text, offset, brackets if brackets <= limits.body_depth else depth_of(text)))
         offset += len(line) + 1
     return elements
 

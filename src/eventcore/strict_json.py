@@ -100,6 +100,18 @@ def split_array(body: bytes, start: int, *, most_elements: int, most_depth: int)
     raise _cut_short(len(body))
 
 
+def depth_of(text: bytes) -> int:
+    """The most brackets open at once in a text, whether it is JSON or not; those in strings do not count."""
+    depth = deepest = 0
+    for token in _TOKEN.finditer(text):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+    return deepest
+
+
 def skip_space(body: bytes, start: int) -> int:
     """The position of the first byte from ``start`` that is not JSON white space."""
     found = _SPACE.match(body, start)

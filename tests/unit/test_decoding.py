@@ -153,6 +153,19 @@ def test_ndjson_ignores_blank_lines_and_carriage_returns() -> None:
     assert [event.user_id for event in decode(body, "ndjson").events] == ["u1", "neighbour"]
 
 
+def test_many_brackets_side_by_side_are_not_deep() -> None:
+    flat = as_json(an_event(properties={"a": [[]] * 1_500}))
+    for form, body in (("json", b"[1," + flat + b"]"), ("ndjson", b"1\n" + flat)):
+        decoded = decode(body, form)  # type: ignore[arg-type]
+        assert [problem.code for problem in decoded.problems] == ["not_an_object"]
+        assert [event.user_id for event in decoded.events] == ["u1"]
+
+
+def test_an_ndjson_line_nested_very_deep_is_a_problem_of_its_own() -> None:
+    decoded = decode(b"[" * 100_000 + b"]" * 100_000 + b"\n" + as_json(an_event()), "ndjson")
+    assert [problem.code for problem in decoded.problems] == ["too_deep"]
+
+
 def test_an_ndjson_line_cut_in_two_is_two_problems_not_one_event() -> None:
     body = b'{"event_id":"' + ID.encode() + b'",\n"user_id":"u"}\n' + as_json(another_event())
     decoded = decode(body, "ndjson")
