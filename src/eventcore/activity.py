@@ -91,7 +91,7 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         project: whose events.
-        slots: spans of time, in ascending order (a local day, a whole range); answered one by one.
+        slots: disjoint spans of time (a local day, a whole range); answered one by one.
         selections: answered one by one, each over all slots.
         by_type: also split each tally by event type.
         history: also say which users were seen before the first instant of the first slot that is not empty.

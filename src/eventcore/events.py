@@ -136,7 +136,8 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     """The books of one project and one UTC day.
 
     Two equations hold at any time: received = accepted + duplicates + conflicts + rejected, and
-    accepted = stored + duplicate_at_store + conflict_at_store + pending + dead.
+    accepted = stored + duplicate_at_store + conflict_at_store + pending + dead. A store leaves ``pending`` at 0: what
+    waits in a queue is known to the queue, and added by whoever shows the books.
     """
 
     date: str

@@ -23,7 +23,8 @@ class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
         epoch: the random id that marks this state of the store; a restore or purge makes a new one.
         durable: whether an appended chunk survives a crash of the machine.
         settings: what matters for durability, as name and value.
-        counts: rows per project and table, as ``{"default": {"events": 3, "users": 2}}``.
+        counts: rows per project and table, as ``{"default": {"events": 3, "users": 2, "conflicts": 0, "imports": 1}}``;
+            a store may count more than these four. Asking about a project never makes it.
     """
 
     technology: str
@@ -55,7 +56,9 @@ class EventStore(Protocol):
 
         Within a project an id is stored once, for ever; the first stored wins, also between two chunks of one
         call. An equal id with an equal fingerprint, or with equal content by value, is a duplicate; other content is
-        a conflict, kept for inspection. A chunk whose ``chunk_id`` is known changes nothing; its receipt is then empty.
+        a conflict, kept for inspection. A queued chunk whose ``chunk_id`` is known changes nothing, and its receipt is
+        empty; ids of chunks that are not queued are not remembered. Values that no decoded event can have (an id that
+        is not 16 bytes, a NUL in a name) are refused with kind ``data``, at the cost of this call alone.
 
         Returns:
             A receipt for each chunk, in order.
@@ -67,7 +70,7 @@ class EventStore(Protocol):
         ...
 
     async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
-        """Tallies and history, all read in one snapshot of the data."""
+        """Tallies and history, all read in one snapshot of the data; the caller may change the bitmaps it gets."""
         ...
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
@@ -91,7 +94,10 @@ class EventStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish what was begun, then let go of everything. Later calls raise `StoreError` of kind ``closed``."""
+        """Finish what was begun, then let go of everything.
+
+        Closing again does nothing; other calls raise `StoreError` of kind ``closed``.
+        """
         ...
 
 

@@ -95,8 +95,9 @@ class Closing(StoreFixtures):
         self, store: EventStore, reopen: Callable[[], Awaitable[EventStore]]
     ) -> None:
         """Closed in the midst of appends: who got a receipt has been stored, who was refused was told so."""
-        sent = [an_event(event_id=number, user_id=f"user {number}") for number in range(40)]
-        tasks = [asyncio.create_task(store.append([a_chunk(event)])) for event in sent]
+        sent = [an_event(event_id=number, user_id=f"user {number}") for number in range(16_000)]
+        chunks = [a_chunk(*sent[start : start + 400]) for start in range(0, 16_000, 400)]
+        tasks = [asyncio.create_task(store.append([chunk])) for chunk in chunks]
         await asyncio.sleep(0)
         reopened = await reopen()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -104,7 +105,10 @@ class Closing(StoreFixtures):
         stored = (await reopened.find("default", [event.event_id for event in sent])).keys()
         refusals = [result for result in results if isinstance(result, BaseException)]
         promised = {
-            event.event_id for event, result in zip(sent, results, strict=True) if not isinstance(result, BaseException)
+            event.event_id
+            for chunk, result in zip(chunks, results, strict=True)
+            if not isinstance(result, BaseException)
+            for event in chunk.events
         }
         assert promised <= stored
         assert {type(refusal) for refusal in refusals} <= {StoreError}

@@ -69,25 +69,40 @@ class Concurrency(StoreFixtures):
         assert await row_counts(store) == {"events": 1, "users": 1, "conflicts": 9}
 
     async def test_no_snapshot_holds_half_an_append(self, store: EventStore) -> None:
-        """Every append brings an event on each of two days; every answer, whenever read, has as many on both."""
-        first_day: Span = ((0, DAY_US),)
-        second_day: Span = ((DAY_US, 2 * DAY_US),)
+        """Every append brings a new user with one event of a new type on each of two days.
 
-        async def write(turn: int) -> None:
-            user = f"user {turn}"
-            one = an_event(event_id=2 * turn, user_id=user, occurred_us=HOUR_US)
-            other = an_event(event_id=2 * turn + 1, user_id=user, occurred_us=DAY_US + HOUR_US)
-            await store.append([a_chunk(one), a_chunk(other)])
+        Whenever an answer is read, it has as many users as events and types, and as many on both days.
+        """
+        days: list[Span] = [((0, DAY_US),), ((DAY_US, 2 * DAY_US),)]
+        off_the_quarter: list[Span] = [((0, DAY_US - 1),), ((DAY_US, 2 * DAY_US - 1),)]
 
-        async def read(_: int) -> list[tuple[int, int]]:
-            return await ask_tallies(store, a_query(first_day, second_day))
+        async def read(slots: list[Span]) -> set[tuple[int, int, int]]:
+            [part] = (await store.activity(a_query(*slots, by_type=True))).selections
+            return {(len(tally.users), tally.events, len(tally.types)) for tally in part.slots}
 
-        rounds = [(write(turn), read(turn)) for turn in range(100)]
-        results = await asyncio.gather(*(task for pair in rounds for task in pair))
+        async def keep_writing(first: int) -> None:
+            for turn in range(first, 200, 4):
+                one, other = (
+                    an_event(event_id=number, user_id=f"user {turn}", event_type=f"type {turn}", occurred_us=at_us)
+                    for number, at_us in ((2 * turn, HOUR_US), (2 * turn + 1, DAY_US + HOUR_US))
+                )
+                await store.append([a_chunk(one), a_chunk(other)])
+                await asyncio.sleep(0)
 
-        answers = [answer for answer in results if answer is not None]
-        assert [one for one, other in answers] == [other for one, other in answers]
-        assert await read(0) == [(100, 100), (100, 100)]
+        async def keep_reading(slots: list[Span]) -> list[set[tuple[int, int, int]]]:
+            answers = []
+            while not writing.done():
+                answers.append(await read(slots))
+                await asyncio.sleep(0)
+            return answers
+
+        writing = asyncio.gather(*(keep_writing(first) for first in range(4)))
+        answers = await asyncio.gather(keep_reading(days), keep_reading(off_the_quarter))
+        await writing
+
+        whole = [{(number, number, number)} for number in range(201)]
+        assert [answer for read_on in answers for answer in read_on if answer not in whole] == []
+        assert [await read(days), await read(off_the_quarter)] == [{(200, 200, 200)}] * 2
 
     async def test_a_cancelled_append_is_all_or_nothing(self, store: EventStore) -> None:
         """Its outcome is unknown to the caller; sending the same events again is always right."""
