@@ -7,6 +7,7 @@ asynchronous form.
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from datetime import date
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -65,7 +66,7 @@ class BlockingEventcore:
         """See `Eventcore.retention`."""
         return self._wait(self._inner.retention(start_date, project=project, **more))
 
-    def books(self, first: str, last: str, *, project: str = DEFAULT_PROJECT) -> Sequence[Book]:
+    def books(self, first: str | date, last: str | date, *, project: str = DEFAULT_PROJECT) -> Sequence[Book]:
         """See `Eventcore.books`."""
         return self._wait(self._inner.books(first, last, project=project))
 

@@ -53,6 +53,8 @@ _TIMESTAMP_HELP = (
     "2026-01-31T09:30:00.125+02:00"
 )
 _UUID_HELP = "accepted is a UUID of 36 characters with dashes, like 0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e1f"
+_UNDERFLOW = re.compile(rb"[eE]-|0{300}")
+"""Where a number may be that is not zero and becomes it as a float."""
 _LONG_NUMBER = re.compile(rb"[0-9.]{900}")
 
 
@@ -248,7 +250,7 @@ def _check_object(text: bytes, colons: int, limits: Limits) -> None:
         elif kind is int:
             _doubt_unless(SMALLEST_INTEGER <= value <= LARGEST_INTEGER)
         elif kind is float:
-            _doubt_unless(value != 0.0 or b"e-" not in text.lower())
+            _doubt_unless(value != 0.0 or _UNDERFLOW.search(text) is None)
         elif kind is dict or kind is list:
             counted += _check_nested(value, text, limits)
     if counted != colons:
@@ -280,7 +282,7 @@ def _check_nested(value: Any, text: bytes, limits: Limits) -> int:
                 elif kind is int:
                     _doubt_unless(SMALLEST_INTEGER <= member <= LARGEST_INTEGER)
                 elif kind is float:
-                    _doubt_unless(member != 0.0 or b"e-" not in text.lower())
+                    _doubt_unless(member != 0.0 or _UNDERFLOW.search(text) is None)
                 elif kind is dict or kind is list:
                     below.append(member)
         level = below

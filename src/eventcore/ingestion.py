@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from eventcore.chunks import cut
 from eventcore.decoding import Decoded
 from eventcore.dedup import collapse, member, namespace, same_content
-from eventcore.events import Chunk, Counts, Event, Outcome, Problem, StoredEvent
+from eventcore.events import Chunk, Counts, Event, Outcome, Problem, Receipt, StoredEvent
 from eventcore.ports import DedupCache, EventStore, Queue
 
 _CONFLICT_IN_BATCH = "an earlier event of this batch has the same event_id and other content; the earlier one is kept"
@@ -50,24 +50,34 @@ async def accept(
         StoreError: durability is unknown or refused for a part of the batch; sending all of it again is safe.
     """
     firsts, repeats, losers = collapse(decoded.events)
+
+    async def publish_unseen(seen: Sequence[bool]) -> tuple[list[int], list[Chunk], Sequence[Receipt]]:
+        unseen = [position for position, known in zip(firsts, seen, strict=True) if not known]
+        counts = Counts(
+            duplicates=len(repeats) + len(firsts) - len(unseen),
+            conflicts=len(losers),
+            rejected=len(decoded.problems),
+        )
+        conflicting = tuple(decoded.events[position] for position in losers)
+        runs = list(cut([decoded.events[position] for position in unseen])) or [()]
+        chunks = [_chunk(runs[0], conflicting, counts, project, now_us, new_id, queue, import_id)]
+        chunks += [_chunk(run, (), Counts(), project, now_us, new_id, queue, import_id) for run in runs[1:]]
+        return unseen, chunks, await queue.publish(chunks)
+
     if strict and (decoded.problems or repeats or losers):
         counts = Counts(rejected=decoded.received)
         await queue.publish([_chunk((), (), counts, project, now_us, new_id, queue, import_id)])
         return _refused(decoded, repeats, losers)
 
     members = [member(decoded.events[position]) for position in firsts]
-    space = namespace(await store.epoch(), project)
-    seen = await cache.seen(space, members)
-    unseen = [position for position, known in zip(firsts, seen, strict=True) if not known]
-    events = [decoded.events[position] for position in unseen]
+    epoch = await store.epoch()
+    seen = await cache.seen(namespace(epoch, project), members)
+    unseen, chunks, receipts = await publish_unseen(seen)
+    if any(seen) and (newer := await store.epoch()) != epoch:
+        # The store became another one while its old epoch was believed: what the cache knew is worth nothing.
+        epoch = newer
+        unseen, chunks, receipts = await publish_unseen([False] * len(firsts))
     known_count = len(repeats) + len(firsts) - len(unseen)
-    counts = Counts(duplicates=known_count, conflicts=len(losers), rejected=len(decoded.problems))
-    conflicting = tuple(decoded.events[position] for position in losers)
-
-    runs = list(cut(events)) or [()]
-    chunks = [_chunk(runs[0], conflicting, counts, project, now_us, new_id, queue, import_id)]
-    chunks += [_chunk(run, (), Counts(), project, now_us, new_id, queue, import_id) for run in runs[1:]]
-    receipts = await queue.publish(chunks)
 
     duplicates: list[int] = []
     conflicts: list[int] = []
@@ -77,7 +87,9 @@ async def accept(
         conflicts += [unseen[start + index] for index in receipt.conflicts]
         start += len(chunk.events)
     lost = set(conflicts)
-    await cache.mark(space, [member(decoded.events[position]) for position in unseen if position not in lost])
+    await cache.mark(
+        namespace(epoch, project), [member(decoded.events[position]) for position in unseen if position not in lost]
+    )
 
     return _outcome(
         decoded,

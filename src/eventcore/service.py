@@ -4,7 +4,9 @@ It joins the ports to the functions of the core and keeps no state of its own. T
 arguments of the constructor. Not here: how the parts are chosen and opened (`library`, or a process's container).
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +15,8 @@ from uuid import UUID
 import msgspec
 
 from eventcore import ingestion
-from eventcore.answers import Answer, Question, answer
+from eventcore.answers import Answer, Question, answer, parse_range
+from eventcore.calendar import format_instant, to_instant
 from eventcore.decoding import Decoded, Form, decode, is_event_id
 from eventcore.errors import EventcoreError, Kind
 from eventcore.events import DEFAULT_PROJECT, Book, Outcome, StoredEvent, is_project_name
@@ -133,10 +136,7 @@ class Eventcore:
         return total
 
     async def _ingest_mappings(self, batch: Sequence[Mapping[str, Any]], project: str) -> Outcome:
-        try:
-            body = msgspec.json.encode(batch)
-        except (TypeError, ValueError) as error:
-            raise EventcoreError(Kind.INVALID, "not_json", f"an event holds what JSON cannot: {error}") from error
+        body = encode_events(batch)
         if len(body) > self.limits.body_bytes and len(batch) > 1:
             middle = len(batch) // 2
             first = await self._ingest_mappings(batch[:middle], project)
@@ -184,16 +184,47 @@ class Eventcore:
             Retention.parse(start_date=start_date, reporting_zone=self.reporting_zone, **more), project=project
         )
 
-    async def books(self, first: str, last: str, *, project: str = DEFAULT_PROJECT) -> Sequence[Book]:
-        """The ingestion books of the UTC days ``first`` to ``last``, inclusive."""
+    async def books(self, first: str | date, last: str | date, *, project: str = DEFAULT_PROJECT) -> Sequence[Book]:
+        """The ingestion books of the UTC days ``first`` to ``last``, inclusive; days without any are left out.
+
+        Raises:
+            InvalidQuestion: one of them is no date, or they are the wrong way round.
+        """
         check_project(project)
-        return await self.store.books(project, first, last)
+        days = parse_range(first, last)
+        return await self.store.books(project, days[0].isoformat(), days[1].isoformat())
 
     async def close(self) -> None:
         """Close the queue, the cache and the store, in this order."""
         await self.queue.close()
         await self.cache.close()
         await self.store.close()
+
+
+def encode_events(events: Sequence[Mapping[str, Any]]) -> bytes:
+    """Events given as mappings, as a body that says exactly the same.
+
+    What JSON cannot say but a sender could write all the same (``NaN``, a lone surrogate) is written too, so that the
+    decoder refuses it, at the cost of its own event. Datetimes go as UTC, because an offset may have seconds.
+
+    Raises:
+        EventcoreError: an event holds an object of a type that JSON does not have.
+    """
+    try:
+        return json.dumps(events, default=_plain, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EventcoreError(Kind.INVALID, "not_json", f"an event cannot be written as JSON: {error}") from error
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, datetime):
+        # A naive one is no instant; without an offset, the decoder refuses it and says so.
+        return value.isoformat() if value.tzinfo is None else format_instant(to_instant(value))
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} is none of the types that JSON has")
 
 
 def check_project(project: str) -> None:

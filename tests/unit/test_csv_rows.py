@@ -282,6 +282,9 @@ def test_times_that_are_none_are_named(pattern: str, zone: str | None, cell: str
         ("%Q", "UTC", "not a time format"),
         ("%Y %Y", "UTC", "once"),
         ("", "UTC", "empty"),
+        ("%d.%m.%Y %H:%M %Z", "UTC", "%Z"),
+        ("%d.%m.%Y %H:%M %p", "UTC", "%I"),
+        ("%Y-W%W", "UTC", "week"),
     ],
 )
 def test_a_time_format_that_cannot_work_is_refused_at_once(pattern: str, zone: str | None, named: str) -> None:

@@ -473,6 +473,7 @@ def test_integers_of_64_bits_are_kept_exact(number: str, wrap: str) -> None:
         "0.0001E-400",
         "1" * 5_000,
         "0." + "0" * 5_000 + "1",
+        "0." + "0" * 400 + "1",
         "1e99999999999999999999",
     ],
 )

@@ -3,14 +3,18 @@
 import itertools
 import json
 from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from math import inf, nan
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from adapters.inline import open_queue
 from adapters.memory import open_dedup, open_store
-from eventcore.errors import EventcoreError, Kind, StoreError
+from eventcore.errors import EventcoreError, InvalidQuestion, Kind, StoreError
 from eventcore.events import Chunk, Outcome, Receipt
 from eventcore.ports import EventStore, Pending
 from eventcore.service import Eventcore
@@ -210,8 +214,60 @@ async def test_large_mappings_are_ingested_in_smaller_batches() -> None:
     assert counts(await core.ingest(events)) == (120, 0, 0, 0)
 
 
-async def test_a_mapping_that_json_cannot_hold_is_named() -> None:
+@pytest.mark.parametrize("value", [object(), b"bytes", Decimal("1.5"), timedelta(days=1), {1}])
+async def test_a_mapping_that_json_cannot_hold_is_refused_not_changed(value: Any) -> None:
     core = await a_core()
     with pytest.raises(EventcoreError) as raised:
-        await core.ingest([an_event(1, properties={"x": object()})])
+        await core.ingest([an_event(1, properties={"x": value})])
     assert raised.value.code == "not_json"
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [(nan, "not_a_number"), (inf, "not_a_number"), (-inf, "not_a_number"), ("\ud800", "invalid_unicode")],
+)
+async def test_what_json_should_not_hold_costs_only_its_own_mapping(value: Any, code: str) -> None:
+    core = await a_core()
+    outcome = await core.ingest([an_event(1), an_event(2, properties={"x": [value]}), an_event(3)])
+    assert counts(outcome) == (2, 0, 0, 1)
+    assert [(problem.index, problem.code) for problem in outcome.errors] == [(1, code)]
+
+
+async def test_objects_of_python_mean_the_same_as_their_texts() -> None:
+    core = await a_core()
+    monrovia = datetime(1971, 6, 1, tzinfo=ZoneInfo("Africa/Monrovia"))  # its offset has seconds: -00:44:30
+    outcome = await core.ingest([an_event(1, event_id=UUID(an_id(1)), occurred_at=monrovia)])
+    assert counts(outcome) == (1, 0, 0, 0)
+    answer = await core.daily_active_users("1971-05-31", "1971-06-01", tz="Africa/Monrovia")
+    assert answer.data == [{"date": "1971-05-31", "users": 0}, {"date": "1971-06-01", "users": 1}]
+
+
+async def test_a_datetime_without_a_zone_is_no_instant() -> None:
+    core = await a_core()
+    outcome = await core.ingest([an_event(1, occurred_at=datetime(2026, 1, 1))])
+    assert [problem.code for problem in outcome.errors] == ["invalid_timestamp"]
+
+
+async def test_a_store_that_became_another_one_is_noticed_before_anything_is_called_a_duplicate() -> None:
+    core = await a_core()
+    await core.ingest_body(body(an_event(1)))
+    other = await open_store("memory://")
+    old_epoch = await core.store.epoch()
+    true_epoch, asked = other.epoch, []
+
+    async def epoch_that_is_believed_too_long() -> str:
+        asked.append(1)
+        return old_epoch if len(asked) == 1 else await true_epoch()
+
+    other.epoch = epoch_that_is_believed_too_long  # type: ignore[method-assign]
+    core.store = other
+    core.queue = await open_queue("inline://", store=other)
+    assert counts(await core.ingest_body(body(an_event(1)))) == (1, 0, 0, 0)
+    assert await core.find(an_id(1)) is not None
+
+
+@pytest.mark.parametrize("days", [("2026-3-1", "2026-03-02"), ("nonsense", "2026-03-02"), ("2026-03-02", "2026-03-01")])
+async def test_books_of_no_range_are_refused(days: tuple[str, str]) -> None:
+    core = await a_core()
+    with pytest.raises(InvalidQuestion):
+        await core.books(*days)

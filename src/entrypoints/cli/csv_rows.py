@@ -210,6 +210,13 @@ def time_reader(pattern: str, zone: ZoneInfo | None) -> Callable[[str], str]:
 
 
 def _check_pattern(pattern: str) -> None:
+    directives = set(re.findall(r"%(.)", pattern.replace("%%", "")))
+    if "Z" in directives:
+        raise ValueError("strptime reads the name of a zone (%Z) and forgets it: name the zone with --tz, or use %z")
+    if "p" in directives and "I" not in directives:
+        raise ValueError("%p means nothing beside %H: write the hour of twelve as %I")
+    if directives & {"U", "W"}:
+        raise ValueError("a number of a week (%U, %W) is no date")
     try:
         datetime.strptime("", pattern)  # noqa: DTZ007 - only the pattern matters
     except ValueError as error:

@@ -78,6 +78,8 @@ async def _verify(project: str | None, settings: "Settings") -> "Sequence[str]":
         check_project(project)
     await require_store(settings)
     async with open_eventcore(settings) as core:
+        if project is not None and project not in (await core.store.describe()).counts:
+            raise CommandError("the store has no project of this name", code=Exit.FAILURE)
         return await core.store.verify(project)
 
 

@@ -31,13 +31,13 @@ def print_document(document: Any) -> None:
     sys.stdout.write(text.decode() + "\n")
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], form: Format) -> None:
-    """Print flat rows as JSON lines or CSV; all have the same keys."""
+def print_rows(rows: Sequence[Mapping[str, Any]], form: Format, *, names: Sequence[str] = ()) -> None:
+    """Print flat rows as JSON lines or CSV; all have the same keys, which are ``names`` if there may be no row."""
     if form is Format.JSONL:
         for row in rows:
             sys.stdout.write(msgspec.json.encode(row).decode() + "\n")
-    elif rows:
-        writer = csv.DictWriter(sys.stdout, rows[0].keys(), lineterminator="\n")
+    elif rows or names:
+        writer = csv.DictWriter(sys.stdout, rows[0].keys() if rows else names, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
 

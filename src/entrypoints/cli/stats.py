@@ -205,7 +205,8 @@ def _answer(name: str, asked: dict[str, Any], url: str | None, settings: "Settin
         _TABLES[name](document["data"])
     else:
         data = document["data"]
-        print_rows(_flat_cells(data) if name == "retention" else data, form)
+        names = ("event_type", "count", "users", "share") if name == "top-events" else ()
+        print_rows(_flat_cells(data) if name == "retention" else data, form, names=names)
 
 
 async def _ask_store(name: str, asked: dict[str, Any], settings: "Settings") -> dict[str, Any]:
@@ -273,13 +274,17 @@ _TABLES: Final[dict[str, Callable[[Any], None]]] = {
 
 
 def _flat_cells(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each cell that has begun, and those of the overall row with ``overall`` as the cohort."""
+    """A row for each cell, empty where the window has not begun, and those of the overall row at the end.
+
+    The overall row pools complete cells; ``complete`` is false where there is none to pool.
+    """
     rows = [
-        {"cohort": cohort["start"], "size": cohort["size"], **cell}
+        {"cohort": cohort["start"], "size": cohort["size"]}
+        | (cell or {"window": window, "users": None, "rate": None, "complete": False})
         for cohort in data["cohorts"]
-        for cell in cohort["cells"]
-        if cell is not None
+        for window, cell in enumerate(cohort["cells"])
     ]
+    complete = {row["window"] for row in rows if row["complete"]}
     rows += [
         {
             "cohort": "overall",
@@ -287,7 +292,7 @@ def _flat_cells(data: dict[str, Any]) -> list[dict[str, Any]]:
             "window": cell["window"],
             "users": cell["users"],
             "rate": cell["rate"],
-            "complete": True,
+            "complete": cell["window"] in complete,
         }
         for cell in data["overall"]
     ]

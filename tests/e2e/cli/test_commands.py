@@ -158,7 +158,9 @@ def test_verify_finds_what_does_not_balance(eventcore: Command) -> None:
     assert (ended.code, ended.err) == (1, "")
     assert ended.out.strip()
     assert eventcore("verify", "--json").json["balanced"] is False
-    assert eventcore("verify", "--project", "other").code == 0
+    ended = eventcore("verify", "--project", "other")
+    assert (ended.code, ended.out) == (1, "")
+    assert "no project of this name" in ended.err
 
 
 def test_verify_of_no_store_is_said(eventcore: Command) -> None:

@@ -178,6 +178,24 @@ def test_retention_as_csv_has_a_row_for_each_cell(eventcore: Command, events: li
     assert [(row["cohort"], row["window"], row["users"]) for row in rows] == cells
 
 
+def test_a_cohort_that_has_not_begun_is_a_row_of_the_csv(eventcore: Command, events: list[dict[str, Any]]) -> None:
+    ended = eventcore("stats", "retention", "--start-date", "2125-03-05", "--windows", "1", "--format", "csv")
+    assert ended.out.splitlines() == [
+        "cohort,size,window,users,rate,complete",
+        "2125-03-05,0,0,,,false",
+        "2125-03-05,0,1,,,false",
+        "2125-03-06,0,0,,,false",
+        "2125-03-06,0,1,,,false",
+        "overall,0,0,0,,false",
+        "overall,0,1,0,,false",
+    ]
+
+
+def test_no_rows_still_have_a_header(eventcore: Command, events: list[dict[str, Any]]) -> None:
+    ended = eventcore("stats", "top-events", "--from", "2001-01-01", "--to", "2001-01-02", "--format", "csv")
+    assert ended.out == "event_type,count,users,share\n"
+
+
 def test_tables_are_plain_text_without_a_terminal(eventcore: Command) -> None:
     ended = eventcore("stats", "dau", "--from", "2025-03-01", "--to", "2025-03-02")
     lines = ended.out.splitlines()
