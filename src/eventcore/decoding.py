@@ -128,6 +128,8 @@ class _Doubt(Exception):
 
 
 _DOUBTS = (_Doubt, msgspec.MsgspecError, ValueError, RecursionError)
+_READ_DEPTH = 64
+"""Levels of nesting down to which an event is parsed at all, to say what else is wrong with it."""
 _RUN = 32
 """Events that the slow road first reads together: one flaw then costs 32 events the long way, not 2,000."""
 
@@ -371,6 +373,8 @@ def _not_a_batch(body: bytes, start: int) -> BodyError:
     found = read_element(body[start:].rstrip()) if len(body) <= _READ_WHOLE_BYTES else None
     if isinstance(found, Flaw) and found.code in ("invalid_json", "extra_data"):
         return BodyError("invalid_json", f"the body is not JSON: {found.message}", offset=start)
+    if isinstance(found, Flaw) and found.code == "too_deep":
+        return BodyError("too_deep", found.message, offset=start)
     if isinstance(found, Flaw) and found.code == "invalid_utf8":
         return BodyError("invalid_utf8", "the body is not valid UTF-8", offset=start)
     return BodyError("not_a_batch", 'send a JSON array of events, or {"events": [ … ]}; one event goes in an array too')
@@ -407,7 +411,7 @@ def _cut_lines(body: bytes, limits: Limits) -> list[Element]:
             if len(elements) == limits.batch_events:
                 raise too_many(limits.batch_events)
             brackets = text.count(b"[") + text.count(b"{")
-            elements.append(Element(text, offset, brackets if brackets <= limits.body_depth else depth_of(text)))
+            elements.append(Element(text, offset, brackets if brackets <= _READ_DEPTH else depth_of(text)))
         offset += len(line) + 1
     return elements
 
@@ -417,7 +421,7 @@ def _read_event(element: Element, index: int, form: Form, now_us: int, limits: L
     if oversized:
         return oversized
     found: Any
-    if element.depth > limits.body_depth:
+    if element.depth > _READ_DEPTH:
         found = Flaw("too_deep", (), f"at most {limits.property_depth} levels of nesting are accepted in properties")
     else:
         found = read_element(element.text)
@@ -475,14 +479,13 @@ def read_object(found: dict[str, Any], text: bytes, index: int, *, now_us: int, 
     for name in REQUIRED:
         if name not in found:
             return problem("missing_field", name, f"{name} is missing; an event has {', '.join(REQUIRED)}")
-    flaw = first_flaw(
-        {name: found[name] for name in REQUIRED}, most_depth=limits.body_depth, most_keys=limits.body_depth
-    )
-    if flaw:
-        return problem(flaw.code, flaw.path[0], flaw.message)
     for name in REQUIRED:
-        if not isinstance(found[name], str):
-            return problem("wrong_type", name, f"{name} is {_kind_of(found[name])}; a string is accepted")
+        value = found[name]
+        if not isinstance(value, str | Flaw):
+            return problem("wrong_type", name, f"{name} is {_kind_of(value)}; a string is accepted")
+        flaw = first_flaw(value, most_depth=1, most_keys=0)
+        if flaw:
+            return problem(flaw.code, name, flaw.message)
     if isinstance(found.get("properties"), Flaw):
         flaw = found["properties"]
         return problem(flaw.code, _field(("properties", *flaw.path)), flaw.message)

@@ -8,7 +8,7 @@ as I-JSON, RFC 7493, reads it). Not here: what an event must look like (`decodin
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from math import isfinite
 from typing import Any, NamedTuple
@@ -150,6 +150,8 @@ def read_element(text: bytes) -> Any:
         return Flaw("invalid_utf8", (), f"byte {error.start} of the event is not valid UTF-8")
     try:
         return _DECODER.decode(decoded)
+    except RecursionError:
+        return Flaw("too_deep", (), "there are far too many levels of nesting")
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return Flaw("extra_data", (), f"something follows the event at its character {error.pos}")
@@ -185,10 +187,16 @@ def first_flaw(value: Any, *, most_depth: int, most_keys: int) -> Flaw | None:
                 flaw = next(filter(None, map(_text_flaw, current)), None)
                 if flaw:
                     return flaw._replace(path=path)
-                stack.append(iter([((*path, key), member) for key, member in current.items()]))
+                stack.append(_members(path, current.items()))
             else:
-                stack.append(iter([((*path, str(index)), member) for index, member in enumerate(current)]))
+                stack.append(_members(path, enumerate(current)))
     return None
+
+
+def _members(path: tuple[str, ...], members: Iterable[tuple[Any, Any]]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    # One by one: a long array far down would have as many long paths at once.
+    for key, member in members:
+        yield (*path, str(key)), member
 
 
 def _text_flaw(text: str) -> Flaw | None:

@@ -1,6 +1,8 @@
 """Bytes to events: every line of the bad-input catalogue that the decoder decides, and the two roads compared."""
 
+import contextlib
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -500,6 +502,32 @@ def test_nul_in_properties_is_refused(properties: Any) -> None:
 @pytest.mark.parametrize("properties", [{"a\ud800": 1}, {"a": "\udfff"}, {"a": ["\ud83d\ud83d"]}])
 def test_lone_surrogates_in_properties_cost_only_their_event(properties: Any) -> None:
     assert the_problem(as_json(an_event(properties=properties)))[0] == "invalid_unicode"
+
+
+@pytest.mark.parametrize("depth", [10, 63, 64, 65, 500, 950, 970, 998])
+@pytest.mark.parametrize("field", ["event_id", "user_id", "properties"])
+def test_nesting_of_any_depth_costs_only_its_event(depth: int, field: str) -> None:
+    raw = as_json(an_event(**{field: "NEST"})).replace(b'"NEST"', b"[" * depth + b"]" * depth)
+    code, _ = the_problem(raw)
+    assert code in ("wrong_type", "too_deep")
+
+
+@pytest.mark.parametrize("depth", [950, 1_500, 2_000])
+def test_a_body_of_nothing_but_nesting_is_refused(depth: int) -> None:
+    for body in (b'{"a":' + b"[" * depth + b"]" * depth + b"}", b"[" * depth + b"]" * depth):
+        with contextlib.suppress(BodyError):
+            assert decode(body).events == []
+
+
+def test_a_long_array_far_down_takes_no_memory_for_its_paths() -> None:
+    numbers = b",".join([b"1"] * 120_000)
+    raw = as_json(an_event(event_id="NEST")).replace(b'"NEST"', b"[" * 900 + numbers + b"]" * 900)
+    tracemalloc.start()
+    try:
+        assert the_problem(raw)[0] == "too_deep"
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("broken", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc0\x80"])

@@ -145,6 +145,25 @@ async def test_a_file_system_without_the_log_is_refused(tmp_path: Path, monkeypa
     assert (found.kind, found.code) == (Kind.UNSUPPORTED, "no_wal")
 
 
+async def test_who_makes_the_file_waits_for_who_makes_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two locks that cannot be had together SQLite does not wait, so we do."""
+    real = adapters.sqlite.database.Database.pragma
+    tries = []
+
+    def busy_at_first(self: adapters.sqlite.database.Database, name: str) -> object:
+        if name == "journal_mode = WAL":
+            tries.append(name)
+            if len(tries) < 3:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+        return real(self, name)
+
+    monkeypatch.setattr(adapters.sqlite.database.Database, "pragma", busy_at_first)
+    await make_store(tmp_path / "events.sqlite3")
+    assert len(tries) >= 3
+
+
 def test_many_processes_may_make_the_file_at_once(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys\n"
@@ -284,7 +303,7 @@ async def test_an_older_store_is_migrated_and_keeps_what_it_has(tmp_path: Path, 
 async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = tmp_path / "events.sqlite3"
     await make_store(path)
-    request.getfixturevalue("second_version")[0] = "CREATE TABLE later (x INTEGER); DROP TABLE missing;"
+    request.getfixturevalue("second_version")[0] = "CREATE TABLE later (x INTEGER);\nDROP TABLE missing;\n"
     with pytest.raises(StoreError):
         await migrate(url_of(path))
     assert await migrate(url_of(path), check=True) == (len(migrations()), len(migrations()) + 1)

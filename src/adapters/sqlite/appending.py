@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, compress, repeat
+from secrets import token_hex
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -38,12 +39,10 @@ class Head(NamedTuple):
 
     Attributes:
         schema: the file's schema version.
-        epoch: the file's epoch.
         next_event_key: the first key that no event has.
     """
 
     schema: int
-    epoch: str
     next_event_key: int
 
 
@@ -90,30 +89,48 @@ class Appending:
 
     Args:
         database: the writer's connection.
+        last_delta: where the history of the store ended when it was last written to from here; key and mark.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, last_delta: tuple[int, int] | None) -> None:
         self._database = database
         self._projects = KnownKeys(_KNOWN_PROJECTS)
         self._types = KnownKeys(_KNOWN_TYPES)
         self._users = KnownKeys(_KNOWN_USERS)
         self._learned: list[tuple[KnownKeys, int, Mapping[str, int]]] = []
-        self._epoch = ""
+        self.last_delta = last_delta
+        self._new_last_delta: tuple[int, int] | None = None
+        self.epoch = ""
 
     def head(self) -> Head:
-        """Read the head of the store; begins each transaction."""
-        schema, epoch, next_event_key = self._database.first("head")
+        """Read what the transaction must know first; comes right after its begin.
+
+        A store that went back to a backup has lost the delta that was last seen, or has another one in its place. It
+        gets a new epoch, because the old one promises what is not there any more.
+        """
+        known_key, known_mark = self.last_delta or (0, None)
+        schema, epoch, next_event_key, mark = self._database.first("head", known_delta=known_key)
         self._learned = []
-        if epoch != self._epoch:  # another store, as far as keys are concerned
+        if mark != known_mark:
+            epoch = token_hex(16)
+            self._database.run("set_epoch", epoch=epoch)
+            self.last_delta = None
+        if epoch != self.epoch:  # another store, as far as keys are concerned
             for known in (self._projects, self._types, self._users):
                 known.forget()
-            self._epoch = epoch
-        return Head(int(schema), epoch, next_event_key)
+            self.epoch = epoch
+        return Head(int(schema), next_event_key)
+
+    def end(self) -> None:
+        """Remember where the history of the store ends; comes right before its commit."""
+        self._new_last_delta = self._database.first("last_delta")
 
     def committed(self) -> None:
-        """What was used since `head` is durable."""
-        for known, project_key, keys in self._learned:
-            known.remember(project_key, keys)
+        """What was written since `head` is durable: its keys may be remembered, if it is seen when they are gone."""
+        self.last_delta = self._new_last_delta
+        if self.last_delta:
+            for known, project_key, keys in self._learned:
+                known.remember(project_key, keys)
         self._learned = []
 
     def append(self, chunks: Sequence[Chunk], next_event_key: int) -> list[Receipt]:

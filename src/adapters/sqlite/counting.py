@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 from pyroaring import BitMap
 
-from adapters.sqlite.database import Database
+from adapters.sqlite.database import Damaged, Database
 from adapters.sqlite.reader import epoch, project_key
 from adapters.sqlite.rows import unpack
 from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Selection, Tallying, needs_events
@@ -23,8 +23,8 @@ KEPT_BYTES = 96 * 1024 * 1024
 
 _GROUP_BYTES = 600  # of a bitmap with its dictionary entries, measured
 _USER_BYTES = 3  # of a user in a bitmap, measured
-_DELTAS_AT_ONCE = 100
-_EVENTS_AT_ONCE = 5_000
+_DELTAS_AT_ONCE = 20
+_EVENTS_AT_ONCE = 1_000  # of 256 KiB each 256 MiB, which is far below the bound of SQLite for one value
 
 _decode_names = msgspec.json.Decoder(list[str]).decode
 _decode_events = msgspec.json.Decoder(list[tuple[int, int, int, int, str]]).decode
@@ -43,6 +43,7 @@ class _Unpacked:
     """The activity of one project up to a delta; quarter → type key → group."""
 
     delta_key: int = 0
+    mark: int | None = None
     quarters: dict[int, dict[int, _Group]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     bytes: int = 0
@@ -72,11 +73,19 @@ class Counting:
             self._kept.clear()
             self._epoch = found
         unpacked = self._kept.pop(key, None) or _Unpacked()  # back in only when it was brought up to date
+        if _mark(database, key, unpacked) != unpacked.mark:  # a backup took the place of what was read
+            unpacked = _Unpacked()
         _read_deltas(database, key, unpacked)
+        unpacked.mark = _mark(database, key, unpacked)
         self._kept[key] = unpacked
         while self._kept and sum(one.bytes for one in self._kept.values()) > KEPT_BYTES:
             del self._kept[next(iter(self._kept))]  # the one not asked for longest
         return unpacked
+
+
+def _mark(database: Database, key: int, unpacked: _Unpacked) -> int | None:
+    found = database.first("mark", project_key=key, delta_key=unpacked.delta_key)
+    return int(found[0]) if found else None
 
 
 def _read_deltas(database: Database, key: int, unpacked: _Unpacked) -> None:
@@ -91,6 +100,8 @@ def _read_deltas(database: Database, key: int, unpacked: _Unpacked) -> None:
 
 
 def _add(unpacked: _Unpacked, users: Sequence[int], quarters: Sequence[int], kinds: Sequence[int]) -> None:
+    if not len(users) == len(quarters) == len(kinds):
+        raise Damaged
     users_of: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for group_key, user in zip(zip(quarters, kinds, strict=True), users, strict=True):
         users_of[group_key].append(user)
@@ -178,7 +189,7 @@ def _count(
         if slot is None or (slot == BEFORE and not query.history):
             continue
         for index, selection in enumerate(query.selections):
-            if selection.matches(names[kind], properties):
+            if not selection.conditions or selection.matches(names[kind], properties):
                 users[index, slot, kind].append(user)
     for (index, slot, kind), found in users.items():
         tallying.add(index, slot, names[kind], BitMap(found), len(found))

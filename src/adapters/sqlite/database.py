@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from time import time_ns
+from time import monotonic, sleep, time_ns
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,15 +24,23 @@ DAMAGED = "damaged"
 """The code of the error for a file that is no store or is broken."""
 
 PAGE_BYTES = 4_096
+"""With 8 KiB, writing is 6 % faster up to 2 million events, but the log takes twice the bytes from there on."""
+
 BUSY_SECONDS = 5.0
+"""How long a lock of another process is waited for."""
+
 WRITER_CACHE_KIB = 64 * 1024
+"""More does not help writing: a group walks over the whole ledger, which no cache of a fair size holds."""
+
 READER_CACHE_KIB = 8 * 1024
-LOG_FILE_BYTES = 64 * 1024 * 1024
+LOG_FILE_BYTES = 256 * 1024 * 1024
+"""To what the log is cut when it begins anew; cutting what is needed again soon costs 6 %."""
 
 _REPEATS = (2_000, 400, 80, 16, 4, 1)
 """Rows of one INSERT: each length is a statement of its own that SQLite compiles once. 2,000 rows of ten values stay
 below 32,766 variables, the default bound of SQLite."""
 
+_LOOK_AGAIN_SECONDS = 0.01
 _PREFIX = "sqlite:///"
 _URL_HELP = "write sqlite:///relative/path or sqlite:////absolute/path"
 
@@ -80,6 +88,7 @@ class Database:
             self.pragma(f"cache_size = -{cache_kib}")
             self.pragma("trusted_schema = OFF")
             self._file = _identity(path)
+            self._log: tuple[int, int] | None = None
         except BaseException:
             self._connection.close()
             raise
@@ -91,6 +100,16 @@ class Database:
             return _identity(self._path) == self._file
         except OSError:
             return False
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether what was just committed is in the file and the log that the path leads to."""
+        try:
+            log = _identity(self._path.with_name(self._path.name + "-wal"))
+        except OSError:
+            return False
+        known, self._log = self._log or log, log
+        return log == known and self.is_current
 
     def first(self, name: str, /, **values: Any) -> Any:
         """The first row of a statement, None when there is none."""
@@ -138,10 +157,19 @@ class Database:
         """Whether a transaction is open; after `transaction` only when not even rolling back was possible."""
         return self._connection.in_transaction
 
-    def checkpoint(self, mode: str) -> tuple[int, int]:
-        """Move pages from the log into the file; says how many pages the log holds, and how many of them are moved."""
-        _, log_pages, moved_pages = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        return log_pages, moved_pages
+    def checkpoint(self, mode: str, *, wait_seconds: float = 0) -> int:
+        """Move pages from the log into the file; says how many pages the log holds.
+
+        Args:
+            mode: of SQLite: PASSIVE waits for nobody; RESTART for readers too, and writers wait for it.
+            wait_seconds: how long to wait for them at most.
+        """
+        self.pragma(f"busy_timeout = {wait_seconds * 1_000:.0f}")
+        try:
+            _, log_pages, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        finally:
+            self.pragma(f"busy_timeout = {BUSY_SECONDS * 1_000:.0f}")
+        return int(log_pages)
 
     def execute(self, sql: str) -> sqlite3.Cursor:
         """Run a statement that has no name: a step of a migration or of a check."""
@@ -258,14 +286,23 @@ def _found_version(database: Database, path: Path) -> int:
             "to make a store there",
         )
     row = database.first("setting", key="schema_version")
-    _, epoch, _ = database.first("head")  # touches the tables that everything else needs
+    _, epoch, _, _ = database.first("head", known_delta=0)  # touches the tables that everything else needs
     if row is None or not row[0].isdigit() or epoch is None:
-        raise _damaged(path)
+        raise Damaged
     return int(row[0])
 
 
 def _use_wal(database: Database) -> None:
-    found = database.pragma("journal_mode = WAL")
+    # Two that make the same file at once may each hold what the other needs; SQLite then does not wait but says so.
+    deadline = monotonic() + BUSY_SECONDS
+    found = None
+    while found is None:
+        try:
+            found = database.pragma("journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > deadline:
+                raise
+            sleep(_LOOK_AGAIN_SECONDS)
     if found != "wal":
         raise StoreError(
             Kind.UNSUPPORTED,
@@ -307,16 +344,22 @@ _REFUSED = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+class Damaged(Exception):
+    """What was read cannot have been written by us."""
+
+
 @contextmanager
 def driver_errors(path: Path) -> Iterator[None]:
     """Turn what the driver and the file system raise into `StoreError`; nothing else lets a driver's error out."""
     try:
         yield
-    except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
+    except (Damaged, sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
         raise _translated(error, path) from error
 
 
 def _translated(error: Exception, path: Path) -> StoreError:
+    if isinstance(error, Damaged):
+        return _damaged(path)
     if isinstance(error, OSError):
         if error.errno in _NO_ROOM:
             return _full(path)

@@ -25,7 +25,20 @@ SELECT value FROM store WHERE key = :key
 SELECT
     (SELECT value FROM store WHERE key = 'schema_version'),
     (SELECT value FROM store WHERE key = 'epoch'),
-    (SELECT coalesce(max(event_key), 0) + 1 FROM events)
+    (SELECT coalesce(max(event_key), 0) + 1 FROM events),
+    (SELECT mark FROM activity_delta WHERE delta_key = :known_delta)
+
+-- name: last_delta
+-- Where the history of the store ends; rides the primary key of activity_delta.
+SELECT delta_key, mark FROM activity_delta WHERE delta_key = (SELECT max(delta_key) FROM activity_delta)
+
+-- name: mark
+-- Rides the primary key of activity_delta.
+SELECT mark FROM activity_delta WHERE delta_key = :delta_key AND project_key = :project_key
+
+-- name: set_epoch
+-- Rides the primary key of store.
+UPDATE store SET value = :epoch WHERE key = 'epoch'
 
 
 -- name: known_chunks

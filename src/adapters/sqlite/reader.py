@@ -41,13 +41,14 @@ class Readers:
 
     async def answer(self, read: Callable[[Database], _T]) -> _T:
         """Run ``read`` in a thread, in one read transaction."""
-        return await self.run(lambda: self._answer(read))
+        return await self.run(lambda: self.read(read))
 
     async def run(self, work: Callable[[], _T]) -> _T:
         """Run something in a thread that brings its own connection."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _answer(self, read: Callable[[Database], _T]) -> _T:
+    def read(self, read: Callable[[Database], _T]) -> _T:
+        """Run ``read`` in this thread, in one read transaction."""
         with driver_errors(self._path), self._connection() as database, database.transaction("BEGIN"):
             return read(database)
 

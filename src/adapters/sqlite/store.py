@@ -5,7 +5,9 @@ of one machine. Not for many writers on many machines: that is what the PostgreS
 """
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -17,6 +19,7 @@ from adapters.sqlite.reader import Readers
 from adapters.sqlite.verifying import verify_file
 from adapters.sqlite.writer import Writer, closed
 from eventcore.activity import ActivityQuery, ActivitySnapshot
+from eventcore.errors import StoreError
 from eventcore.events import Book, Chunk, ImportRecord, Receipt, StoredEvent
 from eventcore.ports import EventStore, StoreDescription
 
@@ -69,7 +72,9 @@ class SqliteStore:
         self._readers = Readers(path)
         self._counting = Counting()
         self._epoch = ""
-        self._epoch_read_at = -EPOCH_SECONDS
+        self._epoch_read_at = -inf
+        self._epoch_failure: tuple[float, StoreError | None] = (-inf, None)
+        self._epoch_lock = threading.Lock()
         self._closed = False
 
     async def append(self, chunks: Sequence[Chunk]) -> Sequence[Receipt]:
@@ -102,11 +107,30 @@ class SqliteStore:
     async def epoch(self) -> str:
         """See `EventStore.epoch`."""
         self._check_open()
-        now = monotonic()
-        if now - self._epoch_read_at >= EPOCH_SECONDS:
-            self._epoch = await self._readers.answer(reader.epoch)
-            self._epoch_read_at = now
-        return self._epoch
+        asked_at = monotonic()
+        return self._known_epoch() or await self._readers.run(lambda: self._read_epoch(asked_at))
+
+    def _known_epoch(self) -> str:
+        """The epoch as it was read or committed last, empty when that is too long ago."""
+        oldest = monotonic() - EPOCH_SECONDS
+        if self._writer.epoch_at > max(oldest, self._epoch_read_at):
+            return self._writer.epoch
+        return self._epoch if self._epoch_read_at > oldest else ""
+
+    def _read_epoch(self, asked_at: float) -> str:
+        with self._epoch_lock:  # one reads, and all who wait meanwhile have what came of it
+            if known := self._known_epoch():
+                return known
+            failed_at, failure = self._epoch_failure
+            if failure and failed_at > asked_at:
+                raise StoreError(failure.kind, failure.code, failure.message) from failure
+            try:
+                self._epoch = self._readers.read(reader.epoch)
+            except StoreError as error:
+                self._epoch_failure = monotonic(), error
+                raise
+            self._epoch_read_at = monotonic()
+            return self._epoch
 
     async def describe(self) -> StoreDescription:
         """See `EventStore.describe`."""

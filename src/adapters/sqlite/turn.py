@@ -9,7 +9,7 @@ manners: nothing but fairness depends on it, and who cannot have it soon goes on
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -41,13 +41,16 @@ class Turn:
     def _try(self) -> bool:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return False
+        except OSError:  # a file system without such locks
+            return True
         return True
 
     def pass_on(self) -> None:
         """Let the next one wait for the write lock; does nothing without the turn."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        with suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -16,7 +16,7 @@ from eventcore.errors import StoreError
 _SHOWN = 20
 """Differences of one kind that are told one by one; beyond it, that there are more."""
 
-_DELTAS_AT_ONCE = 100
+_DELTAS_AT_ONCE = 20
 
 
 def verify_file(path: Path, project: str | None) -> list[str]:

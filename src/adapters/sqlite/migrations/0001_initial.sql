@@ -56,12 +56,14 @@ CREATE TABLE event_ledger (
 
 -- Who did what in which quarter of an hour: one row per transaction and project, only ever added to. Each column is a run
 -- of 32-bit numbers, little-endian, one for each event: user keys, quarters (occurred_us / 900,000,000), type keys.
+-- mark is random: who remembers a row by key and mark sees that a backup was put in the place of what he knew.
 CREATE TABLE activity_delta (
     delta_key INTEGER PRIMARY KEY,
     project_key INTEGER NOT NULL,
     users BLOB NOT NULL,
     quarters BLOB NOT NULL,
-    types BLOB NOT NULL
+    types BLOB NOT NULL,
+    mark INTEGER NOT NULL DEFAULT (random())
 ) STRICT;
 
 CREATE INDEX activity_delta_by_project ON activity_delta (project_key);
