@@ -22,7 +22,7 @@ from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO, Protocol, Self, TextIO
 
 from entrypoints.cli.csv_rows import REASON_COLUMNS, ColumnOptions, HeaderError, Layout, RowIds, decode_rows, lay_out
-from entrypoints.cli.exits import CommandError, say
+from entrypoints.cli.exits import CommandError, Exit, say
 from entrypoints.cli.output import printable
 from entrypoints.csv_reader import RowReader, Rows, Source
 from eventcore.decoding import Decoded
@@ -202,6 +202,16 @@ class Watcher(Protocol):
         """So many of its bytes are read, and so many rows of it are done."""
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a file may be written over: it is empty, or holds refused rows of an earlier import."""
+    with path.open("rb") as stream:
+        begin = stream.read(len(_OUR_BEGIN))
+    return begin in (b"", _OUR_BEGIN)
+
+
+_OUR_BEGIN = ",".join(REASON_COLUMNS).encode()
+
+
 class Refusals:
     """Names the rows that were not taken: the first on stderr, all of them in the file of ``--errors``.
 
@@ -218,6 +228,8 @@ class Refusals:
         self._header = ""
         if path is not None:
             try:
+                if path.is_file() and not _is_ours(path):
+                    raise CommandError(f"--errors: {path} is there and holds something else; name another file")
                 self._file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
             except OSError as error:
                 reason = (error.strerror or "it failed").lower()
@@ -261,14 +273,20 @@ class Refusals:
         assert self._file is not None
         front = io.StringIO()
         csv.writer(front, lineterminator="").writerow(reasons)
-        self._file.write(f"{front.getvalue()},{text}" + ("" if text.endswith("\n") else "\n"))
+        try:
+            self._file.write(f"{front.getvalue()},{text}" + ("" if text.endswith("\n") else "\n"))
+            self._file.flush()
+        except OSError as error:
+            reason = (error.strerror or "it failed").lower()
+            raise CommandError(f"--errors: cannot write {self._path}: {reason}", code=Exit.FAILURE) from error
 
     def close(self) -> None:
         """Say what was not said, and close the file."""
         if self._count > NAMED_ROWS:
             say(f"… and {self._count - NAMED_ROWS:,} more" + ("" if self._path else "; --errors FILE keeps them all"))
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # said when the row could not be written
+                self._file.close()
             if self._count:
                 say(f"{self._path} holds the rows that were not taken; mend them there and import that file")
 

@@ -63,7 +63,7 @@ class Frame:
 
         async def refuse(problem: HttpProblem) -> None:
             if status:
-                raise RuntimeError(problem.message)  # half an answer is out; the server cuts the connection
+                return  # half an answer is out; the server says so in its log and cuts the connection
             exchange.notes["code"] = problem.code
             await problem_response(problem, exchange.request_id)(scope, receive, send_noting)
 

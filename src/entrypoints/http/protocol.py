@@ -9,13 +9,17 @@ import asyncio
 from os import urandom
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from entrypoints.http.problems import MEDIA_TYPE, HttpProblem, problem_body
 
 LINGER_SECONDS = 2.0
 """How long the rest of a refused body is read and thrown away, so that the client gets to see the answer instead of a
 reset; longer would be a way to keep the server busy."""
+
+
+WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
+"""Methods of requests that mean nothing without their body."""
 
 
 class _HeadRefused(Exception):
@@ -31,6 +35,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._running: RequestResponseCycle | None = None
         self._in_message = False
         self._in_head = False
         self._saw_body = False
@@ -49,6 +54,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_timers()
+        self._drop_pipeline()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -80,6 +86,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._count_field(1, len(name) + len(value))
         if self._in_head:
             super().on_header(name, value)
+            # The parser takes what follows such a head for another protocol, so a body would be lost without a word.
+            if name.lower() == b"upgrade" and self.parser.get_method() in WITH_BODY:
+                message = "only HTTP/1.1 is spoken here: send the request without the Upgrade header"
+                self._refusal = HttpProblem(400, "upgrade_not_supported", message)
+                raise _HeadRefused
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -88,6 +99,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -105,6 +118,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The answer is out; if the request still is not whole, its rest is thrown away for a while."""
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]  # what uvicorn takes up next; its own `cycle` is the newest one
         super().on_response_complete()
         # Where requests are pipelined, what is not whole may be the next one, which nobody has refused.
         unread = self._in_message and not self._in_head and self.cycle.response_complete
@@ -148,7 +163,16 @@ class BoundedHttp(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+        self._drop_pipeline()
         self.transport.close()
+
+    def _drop_pipeline(self) -> None:
+        """Nobody will have the answer of the request that is being answered, nor of those that wait behind it."""
+        running = [] if self._running is None or self._running.response_complete else [self._running]
+        for cycle in (*running, *(waiting for waiting, _ in self.pipeline)):
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.pipeline.clear()
 
     def _may_answer(self) -> bool:
         """Whether an answer now would be taken for that of the request at fault and of no other."""

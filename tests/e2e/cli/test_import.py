@@ -471,3 +471,24 @@ def test_sigkill_and_the_same_command_again_ends_with_every_row_once(
     assert shell("verify").out == "all books balance\n"
     top = shell("stats", "top-events", "--from", "2026-01-31", "--to", "2026-01-31", "--json").json["data"]
     assert [(row["count"], row["users"]) for row in top] == [(many_rows, 977)]
+
+
+def test_errors_never_writes_over_something_else(eventcore: Command) -> None:
+    Path("rows.csv").write_text("user_id,event_type,occurred_at\nada,visit,2026-01-31T09:30:00Z\n,visit,x\n")
+    eventcore("import", "rows.csv")
+    before = Path("store.sqlite3").read_bytes()
+    ended = eventcore("import", "rows.csv", "--errors", "store.sqlite3")
+    assert ended.code == 2
+    assert "something else" in ended.err
+    assert Path("store.sqlite3").read_bytes() == before
+    for _ in range(2):
+        assert eventcore("import", "rows.csv", "--errors", "bad.csv").code == 3
+    assert Path("bad.csv").read_text().startswith("_line,_code,")
+
+
+def test_errors_that_cannot_be_written_end_the_import_in_one_line(eventcore: Command) -> None:
+    Path("rows.csv").write_text("user_id,event_type,occurred_at\nada,visit,2026-01-31T09:30:00Z\n,visit,x\n")
+    ended = eventcore("import", "rows.csv", "--errors", "/dev/full")
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert "cannot write /dev/full" in ended.err

@@ -521,3 +521,27 @@ def test_a_batch_that_is_slow_to_read_does_not_stop_others(server: Server) -> No
         posting.join()
     assert answers[0].status_code == 422
     assert slowest < 0.5
+
+
+def test_an_upgrade_does_not_lose_a_body(start: Callable[..., Server]) -> None:
+    server = start()
+    body = b"[]"
+    answer = server.talk(
+        b"POST /events HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"upgrade_not_supported" in answer
+
+
+def test_clients_that_leave_their_pipelined_requests_leave_no_traceback(start: Callable[..., Server]) -> None:
+    server = start()
+    request = b"GET /stats/dau?from=2026-01-01&to=2026-03-01 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for end in (b"", b"garbage\r\n\r\n"):
+        for _ in range(20):
+            with server.connect() as connection:
+                connection.sendall(request * 5 + end)
+    assert server.talk(request.replace(b"Host", b"Connection: close\r\nHost")).startswith(b"HTTP/1.1 200")
+    assert server.stop() == 0
+    assert "Traceback" not in server.log.read_text()
