@@ -13,6 +13,8 @@ from eventcore.dedup import collapse, member, namespace, same_content
 from eventcore.events import Chunk, Counts, Event, Outcome, Problem, Receipt, StoredEvent
 from eventcore.ports import DedupCache, EventStore, Queue
 
+_COMPARED_AT_ONCE = 64
+"""Stored events that are looked at together; each may have 256 KiB, whatever is compared with it."""
 _CONFLICT_IN_BATCH = "an earlier event of this batch has the same event_id and other content; the earlier one is kept"
 _DUPLICATE_IN_BATCH = "an earlier event of this batch is the same; with strict, a batch names each event once"
 _CONFLICT = "an event with this event_id and other content is stored already; the stored one stays"
@@ -102,8 +104,14 @@ async def accept(
 async def preview(decoded: Decoded, *, project: str, store: EventStore) -> Outcome:
     """What `accept` would answer at this moment; nothing is stored."""
     firsts, repeats, losers = collapse(decoded.events)
-    stored = await store.find(project, [decoded.events[position].event_id for position in firsts])
-    duplicates, conflicts = _compare(decoded.events, firsts, stored)
+    duplicates: list[int] = []
+    conflicts: list[int] = []
+    for start in range(0, len(firsts), _COMPARED_AT_ONCE):
+        part = firsts[start : start + _COMPARED_AT_ONCE]
+        stored = await store.find(project, [decoded.events[position].event_id for position in part])
+        found = _compare(decoded.events, part, stored)
+        duplicates += found[0]
+        conflicts += found[1]
     return _outcome(
         decoded,
         duplicates=len(repeats) + len(duplicates),

@@ -331,3 +331,11 @@ def test_errors_of_headers_are_errors_of_the_core() -> None:
     assert issubclass(HeaderError, EventcoreError)
     assert [name.removesuffix("_json") for name in COLUMNS] == [name.removesuffix("_json") for name in HEADER]
     assert next(csv.reader(io.StringIO(",".join(COLUMNS)))) == HEADER
+
+
+def test_ids_made_of_content_do_not_depend_on_the_order_of_columns() -> None:
+    options = ColumnOptions(rest_as_properties=True)
+    one = ["user_id", "event_type", "occurred_at", "a", "b"], ["u", "t", "2026-01-01T00:00:00Z", "1", "2"]
+    other = ["b", "event_type", "a", "occurred_at", "user_id"], ["2", "t", "1", "2026-01-01T00:00:00Z", "u"]
+    first, second = (decoded([row], header=header, options=options).events for header, row in (one, other))
+    assert first == second

@@ -26,6 +26,7 @@ _KNOWN_USERS = 200_000
 """About 200 bytes each, so 40 MB."""
 _KNOWN_TYPES = 20_000
 _KNOWN_PROJECTS = 10_000
+_COMPARED_AT_ONCE = 64  # stored events of up to 256 KiB each
 _YEAR_10000_US = 253_402_300_800_000_000
 _ANYWHERE = 0
 """In place of a project's key, for the names of the projects themselves."""
@@ -226,14 +227,17 @@ class Appending:
         ]
         # Other bytes may still be the same values.
         doubtful = sorted({holders[position] for position in unequal if holders[position] < first_key})
-        whole = {key: found.event for key, found in stored_events(self._database, doubtful)}
         conflicts = {
             position
             for position in unequal
-            if not same_content(
-                whole[key] if (key := holders[position]) < first_key else events[key - first_key], events[position]
-            )
+            if (key := holders[position]) >= first_key and not same_content(events[key - first_key], events[position])
         }
+        losers_of: defaultdict[int, list[int]] = defaultdict(list)
+        for position in unequal:
+            losers_of[holders[position]].append(position)
+        for start in range(0, len(doubtful), _COMPARED_AT_ONCE):
+            for key, found in stored_events(self._database, doubtful[start : start + _COMPARED_AT_ONCE]):
+                conflicts.update(one for one in losers_of[key] if not same_content(found.event, events[one]))
         return sorted(holders.keys() - conflicts), sorted(conflicts)
 
     def _winning_columns(self, part: _Part, first_key: int) -> Sequence[Sequence[Any]]:

@@ -121,7 +121,9 @@ def lay_out(header: Sequence[str], options: ColumnOptions) -> Layout:
             "two_sources_of_properties",
             "properties come from properties_json and from the other columns at once; leave either out with --ignore",
         )
-    return Layout(header=tuple(header), places=places, rest=tuple(extra), options=options)
+    # By name, so that ids made of the content do not depend on the order of the columns.
+    rest = tuple(sorted(extra, key=lambda column: column[1]))
+    return Layout(header=tuple(header), places=places, rest=rest, options=options)
 
 
 def _refuse_missing(name: str, column: str, header: Sequence[str], options: ColumnOptions) -> None:
