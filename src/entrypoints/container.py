@@ -106,4 +106,6 @@ def shown_url(url: str) -> str:
         return "a URL that cannot be read"
     if not parts.scheme:
         return "not a URL"
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":  # a password with a bare / in it: what is what is unknown
+        return f"{parts.scheme}://…"
     return f"{parts.scheme}://{host}{port}{parts.path}"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import entrypoints.container
-from entrypoints.container import open_eventcore
+from entrypoints.container import open_eventcore, shown_url
 from entrypoints.settings import Settings
 from eventcore.errors import EventcoreError, Kind, StoreError
 
@@ -71,3 +71,9 @@ async def test_parts_are_closed_when_their_user_fails(seen: list[str]) -> None:
 async def test_limits_and_zone_reach_the_core() -> None:
     async with open_eventcore(settings(batch_events="7", reporting_zone="Europe/Kyiv")) as core:
         assert (core.limits.batch_events, core.reporting_zone) == (7, "Europe/Kyiv")
+
+
+def test_a_password_with_a_bare_slash_is_not_shown() -> None:
+    for url in ("postgresql://u:12/zqxj@h/d", "postgresql://u:p?zqxj@h/d", "postgresql://u:p#zqxj@h/d"):
+        assert "zqxj" not in shown_url(url)
+        assert "12" not in shown_url(url)

@@ -1,0 +1,376 @@
+-- The statements of the PostgreSQL adapter, by name; :words are parameters. A call that concerns many rows is one
+-- statement with arrays. Where two transactions may want the same rows, the caller has sorted them, and every
+-- transaction takes the tables in the same order (see appending.py), so none waits for another in a circle.
+
+
+-- name: is_there
+-- Whether the schema that we would write to has a store.
+SELECT EXISTS (
+    SELECT FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relname = 'store' AND relkind = 'r'
+)
+
+-- name: setting
+-- Rides the primary key of store.
+SELECT value FROM store WHERE key = :key
+
+-- name: put_setting
+-- Rides the primary key of store.
+INSERT INTO store (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value
+
+-- name: lock_migrations
+-- One migration at a time for each schema of a database; let go of at the end of the transaction.
+SELECT pg_advisory_xact_lock(hashtextextended('eventcore ' || current_schema(), 0))
+
+-- name: lock_store
+-- Waits for every transaction that has read the schema version, and lets none read it before we are done.
+LOCK TABLE store IN ACCESS EXCLUSIVE MODE
+
+-- name: head
+-- What a transaction must know first: whether the schema is still ours, and whether the store has become another.
+SELECT
+    (SELECT value FROM store WHERE key = 'schema_version'),
+    (SELECT value FROM store WHERE key = 'epoch')
+
+
+-- name: find_projects
+-- Rides the unique index on projects.name.
+SELECT name, project_key FROM projects WHERE name = ANY (:names::text[])
+
+-- name: insert_projects
+-- Names that are there already stay as they are; rides the unique index on projects.name.
+INSERT INTO projects (name) SELECT unnest(:names::text[]) ON CONFLICT (name) DO NOTHING
+
+-- name: insert_chunks
+-- Remembers the ids; tells those that were not known. Waits for who is writing the same chunk. Rides the primary key.
+INSERT INTO chunks (chunk_id, received_at)
+SELECT * FROM unnest(:chunk_ids::uuid[], :received_at::timestamptz[])
+ON CONFLICT (chunk_id) DO NOTHING
+RETURNING chunk_id
+
+-- name: claim_ids
+-- Claims the ids that are free and counts them; where some were taken, also tells which were free. :names has the
+-- bytes of project key and id of one event after the other, as :fingerprints has those of fingerprints, which is much
+-- cheaper to send than arrays; the n-th of :project_keys holds from the n-th of :starts on. Rides the primary key of
+-- event_ledger.
+WITH claimed AS (
+    INSERT INTO event_ledger (project_key, event_id, occurred_us, fingerprint)
+    SELECT
+        (:project_keys::integer[])[width_bucket(at::integer, :starts::integer[])],
+        encode(substr(:names::bytea, at::integer * 20 - 15, 16), 'hex')::uuid,
+        occurred_us,
+        substr(:fingerprints::bytea, at::integer * 16 - 15, 16)
+    FROM unnest(:instants::bigint[]) WITH ORDINALITY AS wanted (occurred_us, at)
+    ON CONFLICT (project_key, event_id) DO NOTHING
+    RETURNING project_key, event_id
+)
+SELECT
+    count(*),
+    CASE
+        WHEN count(*) < cardinality(:instants::bigint[])
+        THEN string_agg(int4send(project_key) || uuid_send(event_id), ''::bytea)
+    END
+FROM claimed
+
+-- name: ledger
+-- What the ledger says of these ids; rides its primary key.
+SELECT event_ledger.project_key, event_ledger.event_id, occurred_us, fingerprint
+FROM unnest(:project_keys::integer[], :event_ids::uuid[]) AS wanted (project_key, event_id)
+JOIN event_ledger USING (project_key, event_id)
+
+-- name: stored_events
+-- The events with these ids, whose instants the ledger told. Rides events_by_time, then the indexes of keys, in this
+-- order: a planner that has no statistics yet would join the users of a project first. :first and :last bound the
+-- instants for TimescaleDB, which opens the chunks between them only.
+WITH found AS MATERIALIZED (
+    SELECT events.*
+    FROM unnest(:project_keys::integer[], :instants::timestamptz[], :event_ids::uuid[])
+        AS wanted (project_key, occurred_at, event_id)
+    JOIN events USING (project_key, occurred_at, event_id)
+    WHERE events.occurred_at BETWEEN :first::timestamptz AND :last::timestamptz
+)
+SELECT project_key, event_id, user_id, name, occurred_at, properties, received_at, import_id
+FROM found JOIN users USING (project_key, user_key) JOIN event_types USING (project_key, type_key)
+
+-- name: find_users
+-- Rides the primary key of users.
+SELECT user_id, user_key FROM users WHERE project_key = :project_key AND user_id = ANY (:names::text[])
+
+-- name: find_types
+-- Rides the primary key of event_types.
+SELECT name, type_key FROM event_types WHERE project_key = :project_key AND name = ANY (:names::text[])
+
+-- name: lock_keys
+-- From here to the end of the transaction nobody else gives out keys of this project; rides the primary key.
+SELECT project_key FROM projects WHERE project_key = :project_key FOR NO KEY UPDATE
+
+-- name: insert_users
+-- Gives keys to users that have none, which only the holder of the lock knows; rides the primary key of projects.
+WITH counted AS (
+    UPDATE projects SET users = users + cardinality(:names::text[]) WHERE project_key = :project_key
+    RETURNING users - cardinality(:names::text[]) AS first_key
+)
+INSERT INTO users (project_key, user_key, user_id)
+SELECT :project_key, first_key + at::integer - 1, user_id
+FROM counted, unnest(:names::text[]) WITH ORDINALITY AS wanted (user_id, at)
+RETURNING user_id, user_key
+
+-- name: insert_types
+-- As insert_users.
+WITH counted AS (
+    UPDATE projects SET event_types = event_types + cardinality(:names::text[]) WHERE project_key = :project_key
+    RETURNING event_types - cardinality(:names::text[]) AS first_key
+)
+INSERT INTO event_types (project_key, type_key, name)
+SELECT :project_key, first_key + at::integer - 1, name
+FROM counted, unnest(:names::text[]) WITH ORDINALITY AS wanted (name, at)
+RETURNING name, type_key
+
+-- name: insert_conflicts
+-- Nothing for what is there already; rides the primary key of conflicts.
+INSERT INTO conflicts (
+    project_key, event_id, fingerprint, occurred_at, received_at, import_id, user_id, event_type, properties
+)
+SELECT *
+FROM unnest(
+    :project_keys::integer[], :event_ids::uuid[], :fingerprints::bytea[], :occurred_at::timestamptz[],
+    :received_at::timestamptz[], :import_ids::uuid[], :user_ids::text[], :event_types::text[], :properties::text[]
+)
+ON CONFLICT (project_key, event_id, fingerprint) DO NOTHING
+
+-- name: add_to_books
+-- Rides the primary key of ingestion_books.
+INSERT INTO ingestion_books AS book (
+    project_key, day, received, accepted, duplicates, conflicts, rejected,
+    stored, duplicate_at_store, conflict_at_store, dead
+)
+SELECT *, 0
+FROM unnest(
+    :project_keys::integer[], :days::date[], :received::bigint[], :accepted::bigint[], :duplicates::bigint[],
+    :conflicts::bigint[], :rejected::bigint[], :stored::bigint[], :duplicate_at_store::bigint[],
+    :conflict_at_store::bigint[]
+)
+ON CONFLICT (project_key, day) DO UPDATE SET
+    received = book.received + excluded.received,
+    accepted = book.accepted + excluded.accepted,
+    duplicates = book.duplicates + excluded.duplicates,
+    conflicts = book.conflicts + excluded.conflicts,
+    rejected = book.rejected + excluded.rejected,
+    stored = book.stored + excluded.stored,
+    duplicate_at_store = book.duplicate_at_store + excluded.duplicate_at_store,
+    conflict_at_store = book.conflict_at_store + excluded.conflict_at_store
+
+-- name: insert_imports
+-- Nothing for what is there already; rides the primary key of imports.
+INSERT INTO imports (project_key, import_id)
+SELECT * FROM unnest(:project_keys::integer[], :import_ids::uuid[])
+ON CONFLICT (project_key, import_id) DO NOTHING
+
+-- name: put_import
+-- Rides the primary key of imports.
+INSERT INTO imports (project_key, import_id, source, started_at, finished_at, outcome)
+VALUES (:project_key, :import_id, :source, :started_at, :finished_at, :outcome)
+ON CONFLICT (project_key, import_id) DO UPDATE SET
+    source = excluded.source,
+    started_at = excluded.started_at,
+    finished_at = excluded.finished_at,
+    outcome = excluded.outcome
+
+
+-- name: books
+-- Rides the primary key of ingestion_books.
+SELECT
+    to_char(day, 'YYYY-MM-DD') AS date, received, accepted, duplicates, ingestion_books.conflicts, rejected, stored,
+    duplicate_at_store, conflict_at_store, dead
+FROM ingestion_books JOIN projects USING (project_key)
+WHERE name = :project AND day BETWEEN :first::date AND :last::date
+ORDER BY day
+
+-- name: durability
+-- What decides whether a COMMIT that was answered survives a crash of the machine.
+SELECT name, setting FROM pg_settings WHERE name IN ('synchronous_commit', 'fsync', 'full_page_writes')
+
+-- name: counts
+-- Rows of each project. Events are counted by the books, because counting millions of rows takes seconds; verify()
+-- compares the two. The others ride primary keys.
+SELECT
+    name,
+    (SELECT coalesce(sum(stored), 0)::bigint FROM ingestion_books WHERE project_key = p.project_key) AS events,
+    users,
+    event_types,
+    (SELECT count(*) FROM conflicts WHERE project_key = p.project_key) AS conflicts,
+    (SELECT count(*) FROM dead_events WHERE project_key = p.project_key) AS dead_events,
+    (SELECT count(*) FROM imports WHERE project_key = p.project_key) AS imports
+FROM projects AS p
+
+
+-- name: type_names
+-- Rides the indexes of projects and event_types.
+SELECT project_key, type_key, event_types.name
+FROM projects LEFT JOIN event_types USING (project_key)
+WHERE projects.name = :project
+
+-- name: tally_activity
+-- The users of every event, as activity_delta has them, by piece of time and type. Piece n begins with the n-th of
+-- :bounds (from 1); only pieces that are :wanted count. Reads activity_delta whole, which the fold keeps small: an
+-- index on the quarter made writing events of many days a sixth slower.
+SELECT piece, type_key, string_agg(users, ''::bytea)
+FROM (
+    SELECT width_bucket(quarter, :bounds::integer[]) AS piece, type_key, users
+    FROM activity_delta
+    WHERE project_key = :project_key
+        AND quarter >= (:bounds::integer[])[1]
+        AND quarter < (:bounds::integer[])[cardinality(:bounds::integer[])]
+        AND (:type_keys::integer[] IS NULL OR type_key = ANY (:type_keys::integer[]))
+) AS fact
+WHERE (:wanted::boolean[])[piece]
+GROUP BY piece, type_key
+
+-- name: tally_events
+-- The same from the events, for pieces that begin or end within a quarter of an hour; rides events_by_time.
+SELECT piece, type_key, string_agg(int4send(user_key), ''::bytea)
+FROM (
+    SELECT width_bucket(occurred_at, :bounds::timestamptz[]) AS piece, type_key, user_key
+    FROM events
+    WHERE project_key = :project_key
+        AND occurred_at >= (:bounds::timestamptz[])[1]
+        AND occurred_at < (:bounds::timestamptz[])[cardinality(:bounds::timestamptz[])]
+        AND (:type_keys::integer[] IS NULL OR type_key = ANY (:type_keys::integer[]))
+) AS fact
+WHERE (:wanted::boolean[])[piece]
+GROUP BY piece, type_key
+
+-- name: scan_events
+-- The events of a span of time that may matter. The :needles are texts that the properties of every matching event
+-- hold, unless it spells them with a backslash. Rides events_by_time.
+SELECT occurred_at, type_key, user_key, properties
+FROM events
+WHERE project_key = :project_key
+    AND occurred_at >= :start::timestamptz
+    AND occurred_at < :end::timestamptz
+    AND (:type_keys::integer[] IS NULL OR type_key = ANY (:type_keys::integer[]))
+    AND (
+        strpos(properties, E'\\') > 0
+        OR NOT EXISTS (SELECT FROM unnest(:needles::text[]) AS needle WHERE strpos(properties, needle) = 0)
+    )
+
+
+-- The checks of verify(): each tells the name of a project and one sentence for each difference. :project is null for
+-- all; :since leaves out events that a retention policy may have dropped. They read whole tables.
+
+-- name: check_received
+SELECT name, format('%s: received is not accepted + duplicates + conflicts + rejected', to_char(day, 'YYYY-MM-DD'))
+FROM ingestion_books AS book JOIN projects USING (project_key)
+WHERE (:project::text IS NULL OR name = :project) AND received <> accepted + duplicates + book.conflicts + rejected
+ORDER BY name, day
+LIMIT :shown
+
+-- name: check_accepted
+SELECT name, format('%s: accepted is not the sum of what became of it', to_char(day, 'YYYY-MM-DD'))
+FROM ingestion_books AS book JOIN projects USING (project_key)
+WHERE (:project::text IS NULL OR name = :project)
+    AND accepted <> stored + duplicate_at_store + conflict_at_store + dead
+ORDER BY name, day
+LIMIT :shown
+
+-- name: check_stored
+SELECT name, format('the books say %s events are stored, the ledger has %s', booked, listed)
+FROM projects,
+    LATERAL (
+        SELECT coalesce(sum(stored), 0) AS booked FROM ingestion_books AS b WHERE b.project_key = projects.project_key
+    ) AS book,
+    LATERAL (SELECT count(*) AS listed FROM event_ledger AS l WHERE l.project_key = projects.project_key) AS ledger
+WHERE (:project::text IS NULL OR name = :project) AND booked <> listed
+ORDER BY name
+LIMIT :shown
+
+-- name: check_ledger
+-- An event stored twice shows here too: the ledger has it once.
+WITH listed AS (
+    SELECT project_key, event_id, count(*) AS times
+    FROM event_ledger
+    WHERE state IS NULL AND occurred_us >= extract(epoch FROM :since::timestamptz) * 1000000
+    GROUP BY project_key, event_id, occurred_us
+), stored AS (
+    SELECT project_key, event_id, count(*) AS times
+    FROM events
+    WHERE occurred_at >= :since::timestamptz
+    GROUP BY project_key, event_id, occurred_at
+)
+SELECT
+    name,
+    format(
+        'event %s is %s times in the ledger and stored %s times', event_id, coalesce(listed.times, 0),
+        coalesce(stored.times, 0)
+    )
+FROM listed FULL JOIN stored USING (project_key, event_id) JOIN projects USING (project_key)
+WHERE (:project::text IS NULL OR name = :project) AND listed.times IS DISTINCT FROM stored.times
+ORDER BY name, event_id
+LIMIT :shown
+
+-- name: check_instants
+SELECT name, format('event %s has another instant than the ledger says', event_id)
+FROM events JOIN event_ledger USING (project_key, event_id) JOIN projects USING (project_key)
+WHERE (:project::text IS NULL OR name = :project)
+    AND occurred_us <> (extract(epoch FROM occurred_at) * 1000000)::bigint
+ORDER BY name, event_id
+LIMIT :shown
+
+-- name: check_activity
+WITH told AS (
+    SELECT
+        project_key, quarter, type_key,
+        ('x' || encode(substr(users, at * 4 + 1, 4), 'hex'))::bit(32)::integer AS user_key,
+        count(*) AS times
+    FROM activity_delta, generate_series(0, length(users) / 4 - 1) AS at
+    WHERE quarter * 900::bigint >= extract(epoch FROM :since::timestamptz)
+    GROUP BY project_key, quarter, type_key, user_key
+), happened AS (
+    SELECT
+        project_key, floor(extract(epoch FROM occurred_at) / 900)::integer AS quarter, type_key, user_key,
+        count(*) AS times
+    FROM events
+    WHERE occurred_at >= :since::timestamptz
+    GROUP BY project_key, quarter, type_key, user_key
+)
+SELECT
+    name,
+    format(
+        'user %s of type %s has %s events in the quarter of an hour %s, activity says %s', user_key, type_key,
+        coalesce(happened.times, 0), quarter, coalesce(told.times, 0)
+    )
+FROM told FULL JOIN happened USING (project_key, quarter, type_key, user_key) JOIN projects USING (project_key)
+WHERE (:project::text IS NULL OR name = :project) AND told.times IS DISTINCT FROM happened.times
+ORDER BY name, quarter, type_key, user_key
+LIMIT :shown
+
+-- name: check_users
+SELECT name, format('%s keys were given to users, %s users have keys up to %s', users, listed, last)
+FROM projects,
+    LATERAL (
+        SELECT count(*) AS listed, coalesce(max(user_key), -1) AS last, coalesce(min(user_key), 0) AS first
+        FROM users AS u WHERE u.project_key = projects.project_key
+    ) AS found
+WHERE (:project::text IS NULL OR name = :project) AND (users <> listed OR last <> listed - 1 OR first <> 0)
+ORDER BY name
+LIMIT :shown
+
+-- name: check_types
+SELECT name, format('%s keys were given to event types, %s types have keys up to %s', event_types, listed, last)
+FROM projects,
+    LATERAL (
+        SELECT count(*) AS listed, coalesce(max(type_key), -1) AS last, coalesce(min(type_key), 0) AS first
+        FROM event_types AS t WHERE t.project_key = projects.project_key
+    ) AS found
+WHERE (:project::text IS NULL OR name = :project) AND (event_types <> listed OR last <> listed - 1 OR first <> 0)
+ORDER BY name
+LIMIT :shown
+
+-- name: check_names
+SELECT projects.name, format('event %s has a user or a type without a name', event_id)
+FROM events
+JOIN projects USING (project_key)
+LEFT JOIN users USING (project_key, user_key)
+LEFT JOIN event_types USING (project_key, type_key)
+WHERE (:project::text IS NULL OR projects.name = :project) AND (user_id IS NULL OR event_types.name IS NULL)
+ORDER BY projects.name, event_id
+LIMIT :shown
