@@ -71,5 +71,5 @@ def decode_chunk(message: bytes) -> Chunk:
         raise UnknownCodec(message[0])
     try:
         return _decoder.decode(memoryview(message)[1:])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:  # a text that is not UTF-8 is a ValueError
         raise BrokenChunk from error
