@@ -1,7 +1,9 @@
 """The importer's batches under way: whatever order they reach the store in, the first row of a file wins."""
 
 import asyncio
+import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,6 +12,7 @@ import pytest
 
 from entrypoints.cli.csv_rows import ColumnOptions
 from entrypoints.cli.loading import BATCHES_UNDER_WAY, Input, Refusals, Tally, load
+from entrypoints.csv_reader import RowReader, Rows
 from eventcore.decoding import Decoded
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Outcome
@@ -54,7 +57,7 @@ class LateStore:
 
 async def run(path: Path, ingest: Any) -> Tally:
     tally = Tally()
-    with Input(str(path)).open(OPTIONS) as opened:
+    with await Input(str(path)).open(OPTIONS) as opened:
         await load(opened, ingest, CORE, tally=tally, refusals=Refusals(None), watcher=Nobody())
     return tally
 
@@ -102,7 +105,39 @@ async def test_a_failing_batch_ends_the_import_and_the_others_are_counted(
 
     tally = Tally()
     path = write_rows(tmp_path / "rows.csv", [(number, "ada") for number in range(100)])
-    with Input(str(path)).open(OPTIONS) as opened, pytest.raises(StoreError):
+    with await Input(str(path)).open(OPTIONS) as opened, pytest.raises(StoreError):
         await load(opened, ingest, CORE, tally=tally, refusals=Refusals(None), watcher=Nobody())
     assert tally.accepted == len(store.users)
     assert calls <= 3 + BATCHES_UNDER_WAY
+
+
+async def test_a_file_that_cannot_be_read_on_ends_the_import_and_the_rows_before_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entrypoints.csv_reader.BATCH_ROWS", 10)
+    whole = RowReader.batches
+
+    def broken(reader: RowReader) -> Iterator[Rows]:
+        for _, rows in zip(range(4), whole(reader), strict=False):
+            yield rows
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(RowReader, "batches", broken)
+    store = LateStore(1)
+    tally = Tally()
+    path = write_rows(tmp_path / "rows.csv", [(number, "ada") for number in range(100)])
+    with await Input(str(path)).open(OPTIONS) as opened, pytest.raises(OSError, match="Input/output error"):
+        await load(opened, store.ingest, CORE, tally=tally, refusals=Refusals(None), watcher=Nobody())
+    assert tally.accepted == len(store.users) == 40
+
+
+async def test_a_named_pipe_that_nobody_writes_to_can_be_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.csv"
+    os.mkfifo(path)
+    looking = asyncio.create_task(Input(str(path)).look(OPTIONS))
+    await asyncio.sleep(0.1)
+    looking.cancel()
+    _, pending = await asyncio.wait([looking], timeout=5)
+    assert not pending
+    assert looking.cancelled()
+    path.write_bytes(b"")  # lets the thread that was left behind end

@@ -4,8 +4,8 @@ Not here: how rows get from a file to the store (`loading`).
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +161,8 @@ class _Run:
         with ExitStack() as files:
             if self.strict:
                 for given in self.inputs:
-                    given.spool(files)
-            seen = [given.look(self.options) for given in self.inputs]
+                    await given.spool(files)
+            seen = [await given.look(self.options) for given in self.inputs]
             refusals = Refusals(self.errors)
             files.callback(refusals.close)
             for opened in seen:
@@ -173,7 +173,7 @@ class _Run:
                 core.cache = Forgetful()
                 if self.strict:
                     for given in self.inputs:
-                        with self._open(given, bar, "checking ") as opened:
+                        async with self._open(given, bar, "checking ") as opened:
                             await check_rows(core, opened, tally=self.checked, refusals=refusals, watcher=bar)
                     if self.checked.rejected or self.damage:
                         self.refused = True
@@ -183,14 +183,14 @@ class _Run:
     async def _take(self, core: Eventcore, refusals: Refusals, bar: Bar) -> None:
         if not self.dry_run:
             for given in self.inputs:
-                with self._open(given, bar) as opened:
+                async with self._open(given, bar) as opened:
                     await import_rows(
                         core, opened, project=self.project, tally=self.tally, refusals=refusals, watcher=bar
                     )
             return
         async with rehearsal() as stage:
             for given in self.inputs:
-                with self._open(given, bar) as opened:
+                async with self._open(given, bar) as opened:
                     await rehearse_rows(
                         core,
                         stage,
@@ -202,9 +202,9 @@ class _Run:
                         first_events=self.first_events,
                     )
 
-    @contextmanager
-    def _open(self, given: Input, bar: Bar, doing: str = "") -> Iterator[Opened]:
-        with given.open(self.options) as opened:
+    @asynccontextmanager
+    async def _open(self, given: Input, bar: Bar, doing: str = "") -> AsyncIterator[Opened]:
+        with await given.open(self.options) as opened:
             bar.begin(f"{doing}{printable(given.source_name)}", given.size)
             yield opened
             if opened.source.damage is not None and not self.damage.get(given.name):

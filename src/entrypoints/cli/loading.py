@@ -1,8 +1,9 @@
 """The work of ``eventcore import``: files in, batches to the store, every row accounted for.
 
-A few batches are under way at any time, so that reading goes on while the store commits. Batches reach the store
-in no promised order; one that could meet an earlier one under way in a conflict therefore waits for it: of two rows
-of one file with the same id the first is kept, always. Memory is bounded by the batches under way. Not here: options
+Files are read apart from the event loop, because a pipe may be silent for ever and Ctrl-C must end that too. A few
+batches are under way at any time, so that reading goes on while the store commits. Batches reach the store in no
+promised order; one that could meet an earlier one under way in a conflict therefore waits for it: of two rows of one
+file with the same id the first is kept, always. Memory is bounded by the batches under way. Not here: options
 (`importing`), rows (`csv_rows`), drawing a progress bar (`progress`).
 """
 
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO, Protocol, Self, TextIO
@@ -24,6 +26,7 @@ from typing import BinaryIO, Protocol, Self, TextIO
 from entrypoints.cli.csv_rows import REASON_COLUMNS, ColumnOptions, HeaderError, Layout, RowIds, decode_rows, lay_out
 from entrypoints.cli.exits import CommandError, Exit, say
 from entrypoints.cli.output import printable
+from entrypoints.cli.session import apart
 from entrypoints.csv_reader import RowReader, Rows, Source
 from eventcore.decoding import Decoded
 from eventcore.dedup import same_content
@@ -74,17 +77,20 @@ class Input:
         """Whether ``path`` names this very file."""
         return path.exists() and os.path.samestat(path.stat(), self._stat)
 
-    def spool(self, files: ExitStack) -> None:
+    async def spool(self, files: ExitStack) -> None:
         """Copy what can be read only once to a temporary file, so that it can be read twice."""
         if self.path != STANDARD_INPUT and S_ISREG(self._stat.st_mode):
             return
         spool: BinaryIO = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by ``files``
+        await apart(partial(self._copy_to, spool))
+        self._spool = spool
+
+    def _copy_to(self, spool: BinaryIO) -> None:
         with self._open_file() as file:
             shutil.copyfileobj(file, spool, 1024 * 1024)
         spool.flush()
-        self._spool = spool
 
-    def open(self, options: ColumnOptions) -> "Opened":
+    async def open(self, options: ColumnOptions) -> "Opened":
         """Open it, or give what is open already, and read its header.
 
         Raises:
@@ -93,6 +99,9 @@ class Input:
         if self._opened is not None:
             opened, self._opened = self._opened, None
             return opened
+        return await apart(partial(self._open_now, options))
+
+    def _open_now(self, options: ColumnOptions) -> "Opened":
         source = Source(self._open_file(), name=self.path, size=self.size)
         try:
             reader = RowReader(source)
@@ -104,9 +113,9 @@ class Input:
             source.close()
             raise
 
-    def look(self, options: ColumnOptions) -> "Opened":
+    async def look(self, options: ColumnOptions) -> "Opened":
         """Read the header ahead of everything else; what can be read only once stays open."""
-        opened = self.open(options)
+        opened = await self.open(options)
         if self.size is None:
             self._opened = opened
         else:
@@ -136,7 +145,8 @@ class Opened:
     def __init__(self, input_: Input, source: Source, reader: RowReader, options: ColumnOptions) -> None:
         self.input = input_
         self.source = source
-        self.reader = reader
+        self._batches = reader.batches()
+        self._reading = False
         self.layout: Layout | None = None
         self.header_text = ""
         header = reader.read_header()
@@ -154,7 +164,19 @@ class Opened:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.source.close()
+        if not self._reading:  # closing would wait until the pipe says something
+            self.source.close()
+
+    async def next_rows(self) -> Rows | None:
+        """The next batch, None behind the last one. Once this was cancelled, nothing more can be read."""
+        self._reading = True
+        return await apart(self._read)
+
+    def _read(self) -> Rows | None:
+        try:
+            return next(self._batches, None)
+        finally:
+            self._reading = False
 
 
 @dataclass(slots=True)
@@ -357,7 +379,7 @@ async def load(
 
     ids = RowIds()
     try:
-        for rows in opened.reader.batches():
+        while (rows := await opened.next_rows()) is not None:
             decoded = decode_rows(rows, layout, ids, now_us=core.now_us(), limits=core.limits)
             if first_events is not None and len(first_events) < FIRST_ROWS:
                 first_events += decoded.events[: FIRST_ROWS - len(first_events)]

@@ -5,8 +5,11 @@ there are, and what settings mean (`entrypoints.container`, `entrypoints.setting
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from entrypoints.cli.exits import CommandError
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from entrypoints.settings import Settings
 
 _Result = TypeVar("_Result")
+
+_LOOK_SECONDS: Final = 0.2
+"""A signal in the very moment in which the loop begins to wait does not wake it; it is noticed after this long."""
 
 
 def read_settings(**chosen: Any) -> "Settings":
@@ -33,6 +39,32 @@ def read_settings(**chosen: Any) -> "Settings":
 def wait_for(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Run asynchronous work to its end; Ctrl-C cancels it, then raises `KeyboardInterrupt`."""
     return asyncio.run(work)
+
+
+async def apart(work: Callable[[], _Result]) -> _Result:
+    """Run work that may block for ever, as reading a pipe may, where Ctrl-C need not wait for it: in a thread.
+
+    Whoever is cancelled while waiting here leaves the thread behind, and the process ends without it. What the thread
+    works on stays its own, and must not even be closed.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: Future[_Result] = Future()
+    ended = asyncio.Event()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+        with suppress(RuntimeError):  # the loop is closed: this was left behind
+            loop.call_soon_threadsafe(ended.set)
+
+    Thread(target=run, daemon=True).start()
+    while not outcome.done():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await ended.wait()
+    return outcome.result()
 
 
 async def find_schema(store_url: str) -> tuple[int, int] | None:
