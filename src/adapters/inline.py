@@ -1,4 +1,4 @@
-"""No queue at all: what is published is appended to the store at once, and the sender waits for it.
+"""No queue at all: what is published is stored at once, and the sender waits for it.
 
 Implements `eventcore.ports.Queue` (``inline://``). Whatever the store promises holds when `publish` returns, its
 receipts are final, and nothing is ever pending. Not for taking in events while the store is away: that is what a real
@@ -6,10 +6,12 @@ queue is for.
 """
 
 from collections.abc import Sequence
+from time import time_ns
 
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Chunk, Receipt
 from eventcore.ports import EventStore, Pending, Queue
+from eventcore.storing import persist
 
 
 async def open_queue(url: str = "inline://", *, store: EventStore) -> Queue:
@@ -39,9 +41,10 @@ class InlineQueue:
         self._closed = False
 
     async def publish(self, chunks: Sequence[Chunk]) -> Sequence[Receipt]:
-        """See `Queue.publish`; the receipts are the store's, and so are the errors."""
+        """See `Queue.publish`; the receipts are the store's, and so are the errors that do not name one event."""
         self._check_open()
-        return await self._store.append(chunks)
+        receipts, _ = await persist(self._store, chunks, now_us=time_ns() // 1_000)
+        return receipts
 
     async def pending(self, project: str) -> Pending:
         """See `Queue.pending`; nothing ever is."""

@@ -18,13 +18,15 @@ from functools import cache
 from secrets import token_hex
 from typing import NamedTuple
 
+import msgspec
 from pyroaring import BitMap
 
 from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Tallying, needs_events
+from eventcore.booking import entry, replay_entry
 from eventcore.calendar import to_datetime
-from eventcore.dedup import same_content
+from eventcore.dedup import member, same_content
 from eventcore.errors import Kind, StoreError
-from eventcore.events import Book, Chunk, Event, ImportRecord, Receipt, StoredEvent
+from eventcore.events import Book, Chunk, DeadLetter, Event, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.ports import DedupCache, EventStore, StoreDescription
 
 SCHEMA = 1
@@ -77,16 +79,49 @@ async def open_dedup(url: str = "memory://") -> DedupCache:
 
 
 class _Project:
-    """What one project has: the ledger and the events in one, its users, conflicts, books and imports."""
+    """What one project has: the ledger and the events in one, its users, conflicts, dead letters, books and imports."""
 
-    __slots__ = ("books", "conflicts", "events", "imports", "user_keys")
+    __slots__ = ("books", "conflicts", "dead", "dropped", "events", "imports", "user_keys")
 
     def __init__(self) -> None:
         self.events: dict[bytes, StoredEvent] = {}
         self.user_keys: dict[str, int] = {}
         self.conflicts: dict[tuple[bytes, bytes], StoredEvent] = {}
+        self.dead: dict[bytes, DeadLetter] = {}
+        self.dropped = 0
         self.books: dict[str, Book] = {}
         self.imports: dict[bytes, ImportRecord | None] = {}  # None: named by a chunk, not written down yet
+
+    def keep(self, stored: StoredEvent) -> None:
+        """Store an event whose id is free."""
+        self.events[stored.event.event_id] = stored
+        self.user_keys.setdefault(stored.event.user_id, len(self.user_keys))
+
+    def keep_conflict(self, stored: StoredEvent) -> None:
+        """Keep what lost against other content, once."""
+        self.conflicts.setdefault((stored.event.event_id, stored.event.fingerprint), stored)
+
+    def bury(self, letter: DeadLetter) -> bool:
+        """Keep a dead letter; of one that is there already only the last attempt is new. Whether it is there already.
+
+        It keeps its time of receiving, by which it is in the books.
+        """
+        name = member(letter.event)
+        known = self.dead.get(name)
+        if known is not None:
+            letter = msgspec.structs.replace(letter, received_us=known.received_us, import_id=known.import_id)
+        self.dead[name] = letter
+        return known is not None
+
+    def enter(self, received_us: int, changes: Mapping[str, int]) -> None:
+        """Add to the book of the day of receiving, which is made where there is something to enter."""
+        if not any(changes.values()):
+            return
+        day = to_datetime(received_us).date().isoformat()
+        book = self.books.get(day) or Book(date=day)
+        self.books[day] = msgspec.structs.replace(
+            book, **{column: getattr(book, column) + change for column, change in changes.items()}
+        )
 
 
 class _Verdict(NamedTuple):
@@ -94,7 +129,6 @@ class _Verdict(NamedTuple):
 
     chunk: Chunk
     receipt: Receipt
-    day: str
     winners: tuple[StoredEvent, ...]
     losers: tuple[StoredEvent, ...]
 
@@ -127,45 +161,102 @@ class MemoryStore:
             self._write(verdict)
         return tuple(verdict.receipt if verdict else Receipt() for verdict in verdicts)
 
+    async def check(self, chunk: Chunk) -> None:
+        """See `EventStore.check`. An append that is judged is as good as written, so judging is all there is to it."""
+        self._check_open()
+        if not (chunk.queued and chunk.chunk_id in self._chunk_ids):
+            self._judge(chunk, {})
+
     def _judge(self, chunk: Chunk, new: dict[tuple[str, bytes], Event]) -> _Verdict:
         """Compare a chunk with what is stored and with ``new``, the events earlier in this call; adds to ``new``."""
-        _check(chunk)
-        stored = self._project(chunk.project).events
-        winners: list[Event] = []
-        duplicates: list[int] = []
-        conflicts: list[int] = []
-        for index, event in enumerate(chunk.events):
-            found = stored.get(event.event_id)
-            known = found.event if found else new.get((chunk.project, event.event_id))
-            if known is None:
-                new[chunk.project, event.event_id] = event
-                winners.append(event)
-            elif same_content(known, event):
-                duplicates.append(index)
-            else:
-                conflicts.append(index)
-        losers = [chunk.events[index] for index in conflicts]
+        _check((*chunk.events, *chunk.conflicting), chunk.received_us)
+        receipt = self._compare(chunk.project, chunk.events, new)
+        lost = {*receipt.duplicates, *receipt.conflicts}
+        winners = [event for index, event in enumerate(chunk.events) if index not in lost]
+        losers = [chunk.events[index] for index in receipt.conflicts]
         return _Verdict(
             chunk,
-            Receipt(duplicates=tuple(duplicates), conflicts=tuple(conflicts)),
-            to_datetime(chunk.received_us).date().isoformat(),
+            receipt,
             tuple(_as_stored(event, chunk) for event in winners),
             tuple(_as_stored(event, chunk) for event in (*losers, *chunk.conflicting)),
         )
 
+    def _compare(self, project: str, events: Sequence[Event], new: dict[tuple[str, bytes], Event]) -> Receipt:
+        """Which of these events have lost, against what is stored, against ``new`` and each other; adds to ``new``."""
+        stored = self._project(project).events
+        duplicates: list[int] = []
+        conflicts: list[int] = []
+        for index, event in enumerate(events):
+            found = stored.get(event.event_id)
+            known = found.event if found else new.get((project, event.event_id))
+            if known is None:
+                new[project, event.event_id] = event
+            elif same_content(known, event):
+                duplicates.append(index)
+            else:
+                conflicts.append(index)
+        return Receipt(duplicates=tuple(duplicates), conflicts=tuple(conflicts))
+
     def _write(self, verdict: _Verdict) -> None:
-        project = self._projects.setdefault(verdict.chunk.project, _Project())
+        chunk = verdict.chunk
+        project = self._projects.setdefault(chunk.project, _Project())
         for stored in verdict.winners:
-            project.events[stored.event.event_id] = stored
-            project.user_keys.setdefault(stored.event.user_id, len(project.user_keys))
+            project.keep(stored)
         for stored in verdict.losers:
-            project.conflicts.setdefault((stored.event.event_id, stored.event.fingerprint), stored)
-        if verdict.chunk.import_id is not None:
-            project.imports.setdefault(verdict.chunk.import_id)
-        book = project.books.get(verdict.day) or Book(date=verdict.day)
-        entered = _entered(book, verdict.chunk, verdict.receipt)
-        if entered.received:  # a chunk without events and counts leaves no book
-            project.books[verdict.day] = entered
+            project.keep_conflict(stored)
+        dead_again = [project.bury(letter) for letter in _letters(chunk)].count(True)
+        if chunk.import_id is not None:
+            project.imports.setdefault(chunk.import_id)
+        project.enter(chunk.received_us, entry(chunk, verdict.receipt, dead_again=dead_again))
+
+    async def dead_letters(
+        self, project: str, *, limit: int, after: bytes = b"", event_ids: Sequence[bytes] | None = None
+    ) -> Sequence[DeadLetter]:
+        """See `EventStore.dead_letters`."""
+        self._check_open()
+        wanted = None if event_ids is None else set(event_ids)
+        letters = self._project(project).dead
+        names = sorted(
+            name
+            for name, letter in letters.items()
+            if name > after and (wanted is None or letter.event.event_id in wanted)
+        )
+        return tuple(letters[name] for name in names[:limit])
+
+    async def replay(self, project: str, names: Sequence[bytes]) -> Replay:
+        """See `EventStore.replay`. Of two contents of one id, the one that is named first is stored."""
+        self._check_open()
+        found = self._project(project)
+        letters = [found.dead[name] for name in dict.fromkeys(names) if name in found.dead]
+        events = [letter.event for letter in letters]
+        _check(events, *(letter.received_us for letter in letters))
+        receipt = self._compare(project, events, {})
+        # From here on nothing can fail.
+        duplicates, conflicts = set(receipt.duplicates), set(receipt.conflicts)
+        for index, letter in enumerate(letters):
+            stored = StoredEvent(event=letter.event, received_us=letter.received_us, import_id=letter.import_id)
+            if index in conflicts:
+                found.keep_conflict(stored)
+            elif index not in duplicates:
+                found.keep(stored)
+            del found.dead[member(letter.event)]
+            outcome = Receipt(duplicates=(0,) * (index in duplicates), conflicts=(0,) * (index in conflicts))
+            found.enter(letter.received_us, replay_entry(1, outcome))
+        return Replay(
+            stored=len(letters) - len(duplicates) - len(conflicts), duplicates=len(duplicates), conflicts=len(conflicts)
+        )
+
+    async def drop(self, project: str, names: Sequence[bytes]) -> int:
+        """See `EventStore.drop`."""
+        self._check_open()
+        found = self._project(project)
+        letters = [name for name in dict.fromkeys(names) if name in found.dead]
+        for name in letters:
+            del found.dead[name]
+        if letters:
+            found.dropped += len(letters)
+            self._epoch = token_hex(16)
+        return len(letters)
 
     async def find(self, project: str, event_ids: Sequence[bytes]) -> Mapping[bytes, StoredEvent]:
         """See `EventStore.find`."""
@@ -199,6 +290,11 @@ class MemoryStore:
             tallying.add(selection, slot, event_type, BitMap(found), len(found))
         return tallying.snapshot("events" if needs_events(query) else "activity")
 
+    async def fold(self, most_events: int) -> int:
+        """See `EventStore.fold`; events are counted at each question, so there is nothing to fold."""
+        self._check_open()
+        return 0
+
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""
         self._check_open()
@@ -229,6 +325,7 @@ class MemoryStore:
                     "users": len(project.user_keys),
                     "conflicts": len(project.conflicts),
                     "imports": len(project.imports),
+                    "dead": len(project.dead),
                 }
                 for name, project in self._projects.items()
             },
@@ -255,10 +352,9 @@ class MemoryStore:
         return self._projects.get(name) or _Project()
 
 
-def _check(chunk: Chunk) -> None:
+def _check(events: Sequence[Event], *received_us: int) -> None:
     """Refuse what decoding never lets through and other stores cannot hold, so that a test here misses nothing."""
-    storable = all(_is_storable(event) for event in (*chunk.events, *chunk.conflicting))
-    if not storable or not 0 <= chunk.received_us < _YEAR_10000_US:
+    if not all(map(_is_storable, events)) or not all(0 <= at_us < _YEAR_10000_US for at_us in received_us):
         raise StoreError(Kind.DATA, "refused_data", "the store cannot hold one of these values")
 
 
@@ -276,24 +372,16 @@ def _as_stored(event: Event, chunk: Chunk) -> StoredEvent:
     return StoredEvent(event=event, received_us=chunk.received_us, import_id=chunk.import_id)
 
 
-def _entered(book: Book, chunk: Chunk, receipt: Receipt) -> Book:
-    """The book with a chunk entered; where the sender has been answered already, repeats are booked apart."""
-    counts = chunk.counts
-    duplicates = len(receipt.duplicates)
-    conflicts = len(receipt.conflicts)
-    stored = len(chunk.events) - duplicates - conflicts
-    known_before = not chunk.queued
-    return Book(
-        date=book.date,
-        received=book.received + len(chunk.events) + counts.duplicates + counts.conflicts + counts.rejected,
-        accepted=book.accepted + (stored if known_before else len(chunk.events)),
-        duplicates=book.duplicates + counts.duplicates + (duplicates if known_before else 0),
-        conflicts=book.conflicts + counts.conflicts + (conflicts if known_before else 0),
-        rejected=book.rejected + counts.rejected,
-        stored=book.stored + stored,
-        duplicate_at_store=book.duplicate_at_store + (0 if known_before else duplicates),
-        conflict_at_store=book.conflict_at_store + (0 if known_before else conflicts),
-    )
+def _letters(chunk: Chunk) -> Iterator[DeadLetter]:
+    for death in chunk.dead:
+        yield DeadLetter(
+            event=death.event,
+            received_us=chunk.received_us,
+            import_id=chunk.import_id,
+            reason=death.reason,
+            attempts=death.attempts,
+            died_us=death.died_us,
+        )
 
 
 def _differences(name: str, project: _Project) -> Iterator[str]:
@@ -306,6 +394,12 @@ def _differences(name: str, project: _Project) -> Iterator[str]:
     booked = sum(book.stored for book in project.books.values())
     if booked != len(project.events):
         yield f"project {name}: the books say {booked} events are stored, there are {len(project.events)}"
+    dead = sum(book.dead for book in project.books.values())
+    if dead != len(project.dead) + project.dropped:
+        yield (
+            f"project {name}: the books say {dead} events are dead, there are {len(project.dead)} dead letters,"
+            f" and {project.dropped} were dropped"
+        )
     users = {stored.event.user_id for stored in project.events.values()}
     if users != project.user_keys.keys():
         yield f"project {name}: {len(users)} users have events, {len(project.user_keys)} have keys"
@@ -339,12 +433,12 @@ class MemoryCache:
 
     async def mark(self, namespace: str, members: Sequence[bytes]) -> None:
         """See `DedupCache.mark`."""
-        for member in members:
-            if member in self._young.get(namespace, ()):
+        for mark in members:
+            if mark in self._young.get(namespace, ()):
                 continue
             if self._young_count == self._room:
                 self._old, self._young, self._young_count = self._young, {}, 0
-            self._young.setdefault(namespace, set()).add(member)
+            self._young.setdefault(namespace, set()).add(mark)
             self._young_count += 1
 
     async def close(self) -> None:

@@ -63,6 +63,22 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     rejected: int = 0
 
 
+class Death(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An accepted event that the store refuses, on its way to the dead letters.
+
+    Attributes:
+        event: the event, whole.
+        reason: why it is refused, in a sentence without SQL and values.
+        attempts: how often it was tried to store it.
+        died_us: when that was given up.
+    """
+
+    event: Event
+    reason: str
+    attempts: int
+    died_us: int
+
+
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """Up to 500 events of one project on their way to the store, and the books of their request.
 
@@ -76,6 +92,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
         conflicting: events that lost against another content of the same id inside the request; kept for inspection.
         counts: of the whole request, carried by its first chunk only.
         import_id: 16 bytes naming the import the events came from, or None.
+        dead: accepted events that the store refuses, to be kept as dead letters; only `eventcore.storing` fills it.
     """
 
     chunk_id: bytes
@@ -86,6 +103,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     conflicting: tuple[Event, ...] = ()
     counts: Counts = Counts()
     import_id: bytes | None = None
+    dead: tuple[Death, ...] = ()
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -112,6 +130,38 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     event: Event
     received_us: int
     import_id: bytes | None = None
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A dead letter as the store holds it: an accepted event that is not stored, whole, with the reason.
+
+    Attributes:
+        event: the event.
+        received_us: when the request that brought it was received.
+        import_id: the import it came from, or None.
+        reason, attempts, died_us: see `Death`; of the last attempt.
+    """
+
+    event: Event
+    received_us: int
+    import_id: bytes | None = None
+    reason: str
+    attempts: int
+    died_us: int
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What became of dead letters that were replayed, in numbers; those not found are in none of them.
+
+    Attributes:
+        stored: stored now.
+        duplicates: stored already with equal content; the letter is gone.
+        conflicts: their id is stored already with other content; they are among the conflicts now.
+    """
+
+    stored: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

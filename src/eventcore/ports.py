@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from eventcore.activity import ActivityQuery, ActivitySnapshot
-from eventcore.events import Book, Chunk, ImportRecord, Receipt, StoredEvent
+from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 
 
 class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
         durable: whether an appended chunk survives a crash of the machine.
         settings: what matters for durability, as name and value.
         counts: rows per project and table, as ``{"default": {"events": 3, "users": 2, "conflicts": 0, "imports": 1}}``;
-            a store may count more than these four. Asking about a project never makes it.
+            a store may count more than these four, and counts ``dead`` letters. Asking about a project never makes it.
     """
 
     technology: str
@@ -52,7 +52,7 @@ class EventStore(Protocol):
     """Keeps each event once and answers what it holds. The arbiter of uniqueness is its ledger."""
 
     async def append(self, chunks: Sequence[Chunk]) -> Sequence[Receipt]:
-        """Store chunks, all or none, durably, in one transaction: events, activity, conflicts and books.
+        """Store chunks, all or none, durably, in one transaction: events, activity, conflicts, dead letters and books.
 
         Within a project an id is stored once, for ever; the first stored wins, also between two chunks of one
         call. An equal id with an equal fingerprint, or with equal content by value, is a duplicate; other content is
@@ -60,8 +60,58 @@ class EventStore(Protocol):
         empty; ids of chunks that are not queued are not remembered. Values that no decoded event can have (an id that
         is not 16 bytes, a NUL in a name) are refused with kind ``data``, at the cost of this call alone.
 
+        What a chunk has in ``dead`` is kept as dead letters, whatever its values, and booked as accepted and dead; an
+        event whose id and fingerprint are among the dead letters already is kept once and booked as
+        ``duplicate_at_store``. What the books get is `eventcore.booking.entry`.
+
+        A store whose tables are cut by time may take several transactions for events that lie very many dates apart
+        (DESIGN.md, trap 7): then an error leaves some of them stored, and sending the same again stores the rest.
+
         Returns:
             A receipt for each chunk, in order.
+        """
+        ...
+
+    async def check(self, chunk: Chunk) -> None:
+        """Raise what `append` of this chunk alone would raise, and keep nothing of it, its ``chunk_id`` included.
+
+        It goes the whole way of an append but for its end, so rules that somebody added to the tables count too.
+        """
+        ...
+
+    async def dead_letters(
+        self, project: str, *, limit: int, after: bytes = b"", event_ids: Sequence[bytes] | None = None
+    ) -> Sequence[DeadLetter]:
+        """Dead letters in the order of their names; its name is what `eventcore.dedup.member` makes of the event.
+
+        Args:
+            project: whose.
+            limit: how many, at most.
+            after: the name of the last one that is known; empty for the first ones.
+            event_ids: only letters with one of these ids; None for all.
+        """
+        ...
+
+    async def replay(self, project: str, names: Sequence[bytes]) -> Replay:
+        """Store dead letters after all, all or none, in one transaction; each leaves the dead letters.
+
+        The books of the day on which a letter was received change from ``dead`` to ``stored``, ``duplicate_at_store``
+        or ``conflict_at_store``. Names that are no dead letter are passed over.
+
+        Raises:
+            StoreError: kind ``data`` when one is still refused; then nothing changed.
+        """
+        ...
+
+    async def drop(self, project: str, names: Sequence[bytes]) -> int:
+        """Delete dead letters for ever and begin a new epoch, in one transaction, so that their events may come again.
+
+        Where there are none of these names the epoch stays.
+
+        The books keep them as ``dead``: they were accepted and are not stored.
+
+        Returns:
+            How many there were.
         """
         ...
 
@@ -71,6 +121,20 @@ class EventStore(Protocol):
 
     async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
         """Tallies and history, all read in one snapshot of the data; the caller may change the bitmaps it gets."""
+        ...
+
+    async def fold(self, most_events: int) -> int:
+        """Fold waiting activity into the projection, in one transaction; see `eventcore.projection`.
+
+        Changes no answer, only how fast it comes. One process folds at a time.
+
+        Args:
+            most_events: about how many events to fold; a store folds whole deltas, and at least one.
+
+        Returns:
+            How many events were folded; 0 when none wait, when somebody else is folding, and where nothing is kept to
+            be folded.
+        """
         ...
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
@@ -141,4 +205,53 @@ class Queue(Protocol):
 
     async def close(self) -> None:
         """Let go of everything."""
+        ...
+
+
+@runtime_checkable
+class Delivery(Protocol):
+    """One message as a worker gets it; it comes again until it is acknowledged."""
+
+    @property
+    def body(self) -> bytes:
+        """What `eventcore.chunks.encode_chunk` wrote, if it is a message of ours."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What an operator finds the message by, e.g. its sequence number in the stream; for logs."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """How often it was delivered, this time included."""
+        ...
+
+    async def ack(self) -> None:
+        """It is done with. Must not raise: a lost acknowledgement means one more delivery, which changes nothing."""
+        ...
+
+    async def retry(self, delay_seconds: float) -> None:
+        """Deliver it again, not before this time. Must not raise: unasked it comes again all the same, only later."""
+        ...
+
+    async def extend(self) -> None:
+        """It is being worked on: deliver it to nobody else yet. Must not raise."""
+        ...
+
+
+@runtime_checkable
+class Consumer(Protocol):
+    """The other end of a `Queue` that answers first: gives its messages to workers, each to one at a time."""
+
+    async def fetch(self, most: int, wait_seconds: float) -> Sequence[Delivery]:
+        """At most so many messages, as soon as there are any; none when the time has passed without.
+
+        Raises:
+            StoreError: the queue does not answer; kind ``unavailable`` or ``timeout``.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; what was fetched and not acknowledged comes again."""
         ...

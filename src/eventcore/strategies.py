@@ -26,7 +26,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from eventcore.calendar import to_datetime, to_instant
 from eventcore.dedup import fingerprint
-from eventcore.events import DEFAULT_PROJECT, Chunk, Counts, Event
+from eventcore.events import DEFAULT_PROJECT, Chunk, Counts, Death, Event
 from eventcore.limits import Limits
 from eventcore.strict_json import LARGEST_INTEGER, SMALLEST_INTEGER
 
@@ -152,6 +152,7 @@ def a_chunk(
     conflicting: Sequence[Event] = (),
     counts: Counts | None = None,
     import_id: bytes | None = None,
+    dead: Sequence[Death] = (),
 ) -> Chunk:
     """A chunk of these events. Each call makes another chunk: to deliver one again, append the same value again."""
     return Chunk(
@@ -163,7 +164,19 @@ def a_chunk(
         conflicting=tuple(conflicting),
         counts=counts or Counts(),
         import_id=import_id,
+        dead=tuple(dead),
     )
+
+
+def a_death(
+    event: Event,
+    *,
+    reason: str = "the store refuses this: a name holds no NUL character",
+    attempts: int = 1,
+    died_us: int = AN_INSTANT_US + 1_000_000,
+) -> Death:
+    """How this event became a dead letter; `a_chunk` carries it in ``dead``. The event may be a good one too."""
+    return Death(event=event, reason=reason, attempts=attempts, died_us=died_us)
 
 
 def from_wire(wire: Mapping[str, Any]) -> Event:

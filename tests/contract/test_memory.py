@@ -7,8 +7,9 @@ import pytest
 
 from adapters.inline import open_queue
 from adapters.memory import MemoryStore, open_dedup, open_store
+from eventcore.dedup import member
 from eventcore.errors import Kind, StoreError
-from eventcore.strategies import a_chunk, an_event
+from eventcore.strategies import a_chunk, a_death, an_event
 
 
 @pytest.mark.parametrize("url", ["memory://", "memory:"])
@@ -87,12 +88,34 @@ async def test_a_mark_made_again_stays_longer() -> None:
         lambda project: project.books.update(
             {day: msgspec.structs.replace(b, pending=9) for day, b in project.books.items()}
         ),
+        lambda project: project.books.update(
+            {day: msgspec.structs.replace(b, duplicate_at_store=1, dead=b.dead - 1) for day, b in project.books.items()}
+        ),
+        lambda project: project.dead.popitem(),
+        lambda project: project.dead.update({bytes(32): next(iter(project.dead.values()))}),
+        lambda project: setattr(project, "dropped", 0),
     ],
-    ids=["an event lost", "a key lost", "a key too many", "books lost", "received is wrong", "pending is wrong"],
+    ids=[
+        "an event lost",
+        "a key lost",
+        "a key too many",
+        "books lost",
+        "received is wrong",
+        "pending is wrong",
+        "dead is wrong",
+        "a letter lost",
+        "a letter too many",
+        "the dropped ones forgotten",
+    ],
 )
 async def test_the_self_check_finds_damage(damage: Callable[[object], object]) -> None:
     store = MemoryStore()
-    await store.append([a_chunk(an_event(), an_event(event_id=2, user_id="grace"))])
+    lost, dropped = an_event(event_id=3), an_event(event_id=4)
+    await store.append(
+        [a_chunk(an_event(), an_event(event_id=2, user_id="grace"), dead=[a_death(lost), a_death(dropped)])]
+    )
+    await store.drop("default", [member(dropped)])
+    assert not await store.verify()
     damage(store._projects["default"])
     assert await store.verify()
     assert await store.verify("default")

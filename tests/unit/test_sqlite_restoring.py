@@ -12,7 +12,7 @@ import eventcore
 from adapters.sqlite import open_store
 from eventcore.errors import Kind, StoreError
 from eventcore.service import Eventcore
-from eventcore.strategies import a_chunk
+from eventcore.strategies import a_chunk, a_death
 from eventcore.strategies import an_event as an_inner_event
 
 
@@ -83,6 +83,40 @@ async def test_what_a_backup_does_not_hold_is_accepted_again_at_once(core: Event
     put_back(path.with_name("backup"), path)
     assert (await core.ingest([an_event(2, "bob")])).accepted == 1
     assert await core.find(an_event(2, "")["event_id"]) is not None
+
+
+@pytest.mark.parametrize("first", ["a refused append", "a check"])
+async def test_a_backup_is_noticed_also_when_the_first_transaction_after_it_keeps_nothing(
+    path: Path, first: str
+) -> None:
+    store = await open_store(f"sqlite:///{path}")
+    await store.append([a_chunk(an_inner_event(event_id=1))])
+    copy(path, path.with_name("backup"))
+    await store.append([a_chunk(an_inner_event(event_id=2))])
+    epoch = await store.epoch()
+    copy(path.with_name("backup"), path)
+    if first == "a check":
+        await store.check(a_chunk(an_inner_event(event_id=3)))
+    else:
+        with pytest.raises(StoreError):
+            await store.append([a_chunk(an_inner_event(event_id=b"short"))])
+    await store.append([a_chunk(an_inner_event(event_id=4))])
+    assert await store.epoch() == (await store.describe()).epoch != epoch
+    await store.close()
+
+
+async def test_a_backup_without_a_dead_letter_is_noticed(path: Path) -> None:
+    """A cache takes the event for known; it is neither stored nor a dead letter any more."""
+    store = await open_store(f"sqlite:///{path}")
+    await store.append([a_chunk(an_inner_event(event_id=1))])
+    copy(path, path.with_name("backup"))
+    await store.append([a_chunk(dead=[a_death(an_inner_event(event_id=2))])])
+    epoch = await store.epoch()
+    copy(path.with_name("backup"), path)
+    await store.append([a_chunk(an_inner_event(event_id=1))])
+    assert await store.epoch() != epoch
+    assert not await store.verify()
+    await store.close()
 
 
 async def test_a_new_file_in_the_place_of_the_old_one_is_noticed_at_once(core: Eventcore, path: Path) -> None:

@@ -59,7 +59,9 @@ async def differences(path: Path, project: str | None = None) -> list[str]:
             [
                 f"project default: the ledger holds event 018f0000{TWO}, which is not stored",
                 "project default: the books count 2 events as stored, and 1 are stored",
-                "project default: activity counts 1 events of user key 1 with type key 1 in the quarter of an hour from "
+                "project default: activity has user key 1 with type key 1 in the quarter of an hour from "
+                "2026-03-01T12:00Z on, and the events do not",
+                "project default: activity counts 1 events with type key 1 in the quarter of an hour from "
                 "2026-03-01T12:00Z on, and 0 are stored",
             ],
         ),
@@ -67,10 +69,10 @@ async def differences(path: Path, project: str | None = None) -> list[str]:
             "UPDATE events SET user_key = 7 WHERE event_key = 1",
             [
                 f"project default: event {an_id(1).hex()} has a user or a type that is not known",
-                "project default: activity counts 1 events of user key 0 with type key 0 in the quarter of an hour from "
-                "2026-03-01T12:00Z on, and 0 are stored",
-                "project default: activity counts 0 events of user key 7 with type key 0 in the quarter of an hour from "
-                "2026-03-01T12:00Z on, and 1 are stored",
+                "project default: activity has user key 0 with type key 0 in the quarter of an hour from "
+                "2026-03-01T12:00Z on, and the events do not",
+                "project default: activity lacks user key 7 with type key 0 in the quarter of an hour from "
+                "2026-03-01T12:00Z on, and the events do",
             ],
         ),
         (
@@ -94,15 +96,17 @@ async def differences(path: Path, project: str | None = None) -> list[str]:
         (
             "DELETE FROM activity_delta WHERE project_key = 2",
             [
-                "project other: activity counts 0 events of user key 0 with type key 0 in the quarter of an hour from "
-                "2026-03-01T12:15Z on, and 1 are stored"
+                "project other: activity lacks user key 0 with type key 0 in the quarter of an hour from "
+                "2026-03-01T12:15Z on, and the events do",
+                "project other: activity counts 0 events with type key 0 in the quarter of an hour from "
+                "2026-03-01T12:15Z on, and 1 are stored",
             ],
         ),
         (
             "INSERT INTO activity_delta (project_key, users, quarters, types) "
             "SELECT project_key, users, quarters, types FROM activity_delta WHERE project_key = 2",
             [
-                "project other: activity counts 2 events of user key 0 with type key 0 in the quarter of an hour from "
+                "project other: activity counts 2 events with type key 0 in the quarter of an hour from "
                 "2026-03-01T12:15Z on, and 1 are stored"
             ],
         ),
@@ -110,7 +114,9 @@ async def differences(path: Path, project: str | None = None) -> list[str]:
             "UPDATE activity_delta SET users = x'' WHERE project_key = 2",
             [
                 "project other: the columns of activity rows 1 to 2 differ in length",
-                "project other: activity counts 0 events of user key 0 with type key 0 in the quarter of an hour from "
+                "project other: activity lacks user key 0 with type key 0 in the quarter of an hour from "
+                "2026-03-01T12:15Z on, and the events do",
+                "project other: activity counts 0 events with type key 0 in the quarter of an hour from "
                 "2026-03-01T12:15Z on, and 1 are stored",
             ],
         ),
@@ -165,7 +171,7 @@ async def test_only_the_project_asked_for_is_compared(tmp_path: Path) -> None:
     await make_store(path)
     damage(path, "DELETE FROM activity_delta WHERE project_key = 2")
     assert await differences(path, "default") == []
-    assert len(await differences(path, "other")) == 1
+    assert len(await differences(path, "other")) == 2
     assert await differences(path, "nobody") == []
 
 

@@ -7,20 +7,25 @@ happens when it fails (`writer`).
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, chain, compress, repeat
 from secrets import token_hex
 from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from adapters.sqlite import letters
 from adapters.sqlite.database import Database
+from adapters.sqlite.folding import fold
 from adapters.sqlite.keys import KnownKeys
+from adapters.sqlite.reader import project_key
 from adapters.sqlite.rows import ID_BYTES, fingerprints, pack, stored_events
+from eventcore.booking import entry, replay_entry
 from eventcore.calendar import QUARTER_US, to_datetime
-from eventcore.dedup import same_content
+from eventcore.dedup import member, same_content
 from eventcore.errors import Kind, StoreError
-from eventcore.events import Chunk, Counts, Event, ImportRecord, Receipt
+from eventcore.events import Chunk, Counts, Event, ImportRecord, Receipt, Replay
 
 _KNOWN_USERS = 200_000
 """About 200 bytes each, so 40 MB."""
@@ -28,23 +33,14 @@ _KNOWN_TYPES = 20_000
 _KNOWN_PROJECTS = 10_000
 _COMPARED_AT_ONCE = 64  # stored events of up to 256 KiB each
 _YEAR_10000_US = 253_402_300_800_000_000
+_ID_RULE = "an event id has 16 bytes"
+_INSTANT_RULE = "an event occurs from 1970 to the year 9999"
+_NAME_RULE = "a name holds no NUL character"
 _ANYWHERE = 0
 """In place of a project's key, for the names of the projects themselves."""
 
 _decode_integers = msgspec.json.Decoder(list[int]).decode
 _decode_pairs = msgspec.json.Decoder(list[tuple[int, int]]).decode
-
-
-class Head(NamedTuple):
-    """What a transaction must know first.
-
-    Attributes:
-        schema: the file's schema version.
-        next_event_key: the first key that no event has.
-    """
-
-    schema: int
-    next_event_key: int
 
 
 class _Part(NamedTuple):
@@ -88,6 +84,10 @@ def _within(positions: Sequence[int], start: int, end: int) -> tuple[int, ...]:
 class Appending:
     """Writes chunks in the transaction that its caller holds; remembers keys only when told that they are durable.
 
+    Attributes:
+        last_delta: where the history of the store ended when the last transaction was committed.
+        epoch: of the store, as this transaction leaves it.
+
     Args:
         database: the writer's connection.
         last_delta: where the history of the store ended when it was last written to from here; key and mark.
@@ -101,26 +101,33 @@ class Appending:
         self._learned: list[tuple[KnownKeys, int, Mapping[str, int]]] = []
         self.last_delta = last_delta
         self._new_last_delta: tuple[int, int] | None = None
+        self._next_event_key = 1
         self.epoch = ""
 
-    def head(self) -> Head:
+    def head(self) -> int:
         """Read what the transaction must know first; comes right after its begin.
 
         A store that went back to a backup has lost the delta that was last seen, or has another one in its place. It
         gets a new epoch, because the old one promises what is not there any more.
+
+        Returns:
+            The file's schema version.
         """
         known_key, known_mark = self.last_delta or (0, None)
-        schema, epoch, next_event_key, mark = self._database.first("head", known_delta=known_key)
+        schema, epoch, self._next_event_key, mark = self._database.first("head", known_delta=known_key)
         self._learned = []
         if mark != known_mark:
-            epoch = token_hex(16)
-            self._database.run("set_epoch", epoch=epoch)
-            self.last_delta = None
+            epoch = self._begin_epoch()
         if epoch != self.epoch:  # another store, as far as keys are concerned
             for known in (self._projects, self._types, self._users):
                 known.forget()
             self.epoch = epoch
-        return Head(int(schema), next_event_key)
+        return int(schema)
+
+    def _begin_epoch(self) -> str:
+        epoch = token_hex(16)
+        self._database.run("set_epoch", epoch=epoch)
+        return epoch
 
     def end(self) -> None:
         """Remember where the history of the store ends; comes right before its commit."""
@@ -134,7 +141,23 @@ class Appending:
                 known.remember(project_key, keys)
         self._learned = []
 
-    def append(self, chunks: Sequence[Chunk], next_event_key: int) -> list[Receipt]:
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the transaction is still open; some errors end it."""
+        return self._database.in_transaction
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Undo what the body does, whether it raises or not."""
+        learned, next_event_key = len(self._learned), self._next_event_key
+        try:
+            with self._database.undone():
+                yield
+        finally:
+            del self._learned[learned:]
+            self._next_event_key = next_event_key
+
+    def append(self, chunks: Sequence[Chunk]) -> list[Receipt]:
         """Write chunks, in the order in which they came.
 
         Returns:
@@ -144,17 +167,70 @@ class Appending:
         known = self._known_chunks(chunks)
         by_project: defaultdict[str, list[int]] = defaultdict(list)
         for position, chunk in enumerate(chunks):
-            if position not in known and (chunk.events or chunk.conflicting or chunk.counts != Counts()):
+            if position not in known and _has_anything(chunk):
                 by_project[chunk.project].append(position)
         for project, positions in by_project.items():
-            part = self._judge(self._project_key(project), [chunks[one] for one in positions], next_event_key)
-            self._database.insert("insert_event", self._winning_columns(part, next_event_key))
-            self._keep_conflicts(part)
-            self._enter_books(part)
-            next_event_key += len(part.events)
-            for position, receipt in zip(positions, part.receipts(), strict=True):
+            part = self._store(self._project_key(project), [chunks[one] for one in positions])
+            found = part.receipts()
+            self._enter_books(
+                part,
+                [
+                    entry(chunk, receipt, dead_again=again)
+                    for chunk, receipt, again in zip(part.chunks, found, self._keep_dead(part), strict=True)
+                ],
+            )
+            for position, receipt in zip(positions, found, strict=True):
                 receipts[position] = receipt
         return receipts
+
+    def replay(self, project: str, names: Sequence[bytes]) -> Replay:
+        """See `EventStore.replay`. Letters of one id are stored in the order of their names in ``names``."""
+        key = project_key(self._database, project)
+        taken = [] if key is None else letters.take(self._database, key, names)
+        if key is None or not taken:
+            return Replay()
+        part = self._store(
+            key,
+            [
+                Chunk(
+                    chunk_id=b"",
+                    project=project,
+                    received_us=letter.received_us,
+                    events=(letter.event,),
+                    import_id=letter.import_id,
+                )
+                for letter in taken
+            ],
+        )
+        self._enter_books(part, [replay_entry(1, receipt) for receipt in part.receipts()])
+        duplicates, conflicts = len(part.duplicates), len(part.conflicts)
+        return Replay(stored=len(taken) - duplicates - conflicts, duplicates=duplicates, conflicts=conflicts)
+
+    def drop(self, project: str, names: Sequence[bytes]) -> int:
+        """See `EventStore.drop`. Keys stay what they are, so those that are known stay known."""
+        key = project_key(self._database, project)
+        dropped = 0 if key is None else letters.delete(self._database, key, names)
+        if dropped:
+            self._database.run("count_dropped", project_key=key, dropped=dropped)
+            self.epoch = self._begin_epoch()
+        return dropped
+
+    def fold(self, most_events: int) -> int:
+        """See `EventStore.fold`."""
+        return fold(self._database, most_events)
+
+    def waiting_events(self) -> int:
+        """How many events wait to be folded."""
+        return int(self._database.first("waiting_events")[0])
+
+    def _store(self, project_key: int, chunks: Sequence[Chunk]) -> _Part:
+        """Write the events of chunks, and those that lost; not the books."""
+        first_key = self._next_event_key
+        part = self._judge(project_key, chunks, first_key)
+        self._database.insert("insert_event", self._winning_columns(part, first_key))
+        self._keep_conflicts(part)
+        self._next_event_key += len(part.events)
+        return part
 
     def _known_chunks(self, chunks: Sequence[Chunk]) -> set[int]:
         """Positions of chunks that came through a queue before; the others of them are remembered."""
@@ -203,7 +279,7 @@ class Appending:
         conflicts: list[int] = []
         if events:
             event_ids = [event.event_id for event in events]
-            _must_be(set(map(len, event_ids)) == {ID_BYTES}, "an event id has 16 bytes")
+            _must_be(set(map(len, event_ids)) == {ID_BYTES}, _ID_RULE)
             claims = {
                 "project_key": project_key,
                 "ids": b"".join(event_ids),
@@ -258,7 +334,7 @@ class Appending:
         if not events:
             return ()
         instants = [event.occurred_us for event in events]
-        _must_be(min(instants) >= 0 and max(instants) < _YEAR_10000_US, "an event occurs from 1970 to the year 9999")
+        _must_be(min(instants) >= 0 and max(instants) < _YEAR_10000_US, _INSTANT_RULE)
         types = self._keys_of(self._types, "types", project_key, [event.event_type for event in events])
         users = self._keys_of(self._users, "users", project_key, [event.user_id for event in events])
         quarters = [instant // QUARTER_US for instant in instants]
@@ -290,7 +366,7 @@ class Appending:
 
     def _find_or_give(self, kind: str, project_key: int, names: Sequence[str]) -> dict[str, int]:
         # JSON reads a NUL as the end in SQLite, so two names would become one.
-        _must_be(not any("\0" in name for name in names), "a name holds no NUL character")
+        _must_be(not any("\0" in name for name in names), _NAME_RULE)
         (pairs,) = self._database.first(f"find_{kind}", project_key=project_key, names=_json(names))
         found = {names[at]: key for at, key in _decode_pairs(pairs)}
         new = [name for name in names if name not in found]
@@ -320,6 +396,10 @@ class Appending:
         losers += [(event, chunk) for chunk in part.chunks for event in chunk.conflicting]
         if not losers:
             return
+        for event, _ in losers:
+            _must_be(len(event.event_id) == ID_BYTES, _ID_RULE)
+            _must_be("\0" not in event.user_id + event.event_type, _NAME_RULE)
+            _must_be(0 <= event.occurred_us < _YEAR_10000_US, _INSTANT_RULE)
         import_key_of = self._import_keys(part)
         columns = (
             [part.project_key] * len(losers),
@@ -334,12 +414,34 @@ class Appending:
         )
         self._database.insert("insert_conflict", columns)
 
-    def _enter_books(self, part: _Part) -> None:
+    def _keep_dead(self, part: _Part) -> list[int]:
+        """Write the dead of the chunks; says for each chunk how many of them were among the dead letters already."""
+        deaths = [(death, chunk) for chunk in part.chunks for death in chunk.dead]
+        if not deaths:
+            return [0] * len(part.chunks)
+        known = letters.known(self._database, part.project_key, [member(death.event) for death, _ in deaths])
+        again = []
+        for chunk in part.chunks:
+            names = {member(death.event) for death in chunk.dead}
+            again.append(len(chunk.dead) - len(names - known))
+            known |= names
+        import_key_of = self._import_keys(part)
+        letters.keep(self._database, part.project_key, deaths, [import_key_of[chunk.import_id] for _, chunk in deaths])
+        # A cache may take them for known from now on: a backup without them must not pass for this store.
+        self._database.run("insert_delta", project_key=part.project_key, users=b"", quarters=b"", types=b"")
+        return again
+
+    def _enter_books(self, part: _Part, entries: Iterable[Mapping[str, int]]) -> None:
+        """Add to the books what the chunks bring; an entry for each."""
         books: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for chunk, receipt in zip(part.chunks, part.receipts(), strict=True):
-            books[to_datetime(chunk.received_us).date().isoformat()].update(_entry(chunk, receipt))
-        for day, entries in books.items():
-            self._database.run("add_to_book", project_key=part.project_key, day=day, **entries)
+        for chunk, numbers in zip(part.chunks, entries, strict=True):
+            books[to_datetime(chunk.received_us).date().isoformat()].update(numbers)
+        for day, totals in books.items():
+            self._database.run("add_to_book", project_key=part.project_key, day=day, **totals)
+
+
+def _has_anything(chunk: Chunk) -> bool:
+    return bool(chunk.events or chunk.conflicting or chunk.dead) or chunk.counts != Counts()
 
 
 def _must_be(so: bool, rule: str) -> None:
@@ -359,22 +461,3 @@ def _for_each_event(part: _Part, of_chunks: Sequence[Any]) -> Sequence[Any]:
 
 def _json(names: Sequence[str]) -> str:
     return msgspec.json.encode(names).decode()
-
-
-def _entry(chunk: Chunk, receipt: Receipt) -> dict[str, int]:
-    """What a chunk adds to the books; where the sender was answered before, what the store finds is booked apart."""
-    duplicates = len(receipt.duplicates)
-    conflicts = len(receipt.conflicts)
-    stored = len(chunk.events) - duplicates - conflicts
-    answered = chunk.queued
-    counts = chunk.counts
-    return {
-        "received": len(chunk.events) + counts.duplicates + counts.conflicts + counts.rejected,
-        "accepted": len(chunk.events) if answered else stored,
-        "duplicates": counts.duplicates + (0 if answered else duplicates),
-        "conflicts": counts.conflicts + (0 if answered else conflicts),
-        "rejected": counts.rejected,
-        "stored": stored,
-        "duplicate_at_store": duplicates if answered else 0,
-        "conflict_at_store": conflicts if answered else 0,
-    }

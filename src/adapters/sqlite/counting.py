@@ -1,32 +1,40 @@
-"""Activity answered from SQLite: from the deltas, or from the events where those are not enough.
+"""Activity answered from SQLite: from the projection and the deltas, or from the events where those are not enough.
 
-The deltas are unpacked once per process and kept, within bounds, as bitmaps per quarter of an hour and type; the next
-question only reads what was added since. Not here: what a question means (`eventcore.activity`).
+Rows of the projection are kept in memory within bounds (`eventcore.bitmaps`). The deltas that are not folded yet are
+unpacked once per process and kept as bitmaps per quarter of an hour and type; the next question only reads what was
+added since. Not here: what a question means (`eventcore.activity`).
 """
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from zoneinfo import ZoneInfo
 
 import msgspec
 from pyroaring import BitMap
 
 from adapters.sqlite.database import Damaged, Database
+from adapters.sqlite.folding import projection_zone
 from adapters.sqlite.reader import epoch, project_key
 from adapters.sqlite.rows import unpack
 from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Selection, Tallying, needs_events
+from eventcore.bitmaps import Kept, Period, Plan, Wanted, stored_quarters
 from eventcore.calendar import QUARTER_US
+from eventcore.projection import Key
 
-KEPT_BYTES = 64 * 1024 * 1024
-"""Unpacked activity kept in a process: 10 million events of 500,000 users in 90 days take about 60 MB."""
+KEPT_BYTES = 32 * 1024 * 1024
+"""Unpacked deltas kept in a process; the folds see to it that there are few."""
 
 _GROUP_BYTES = 600  # of a bitmap with its dictionary entries, measured
 _USER_BYTES = 3  # of a user in a bitmap, measured
 _DELTAS_AT_ONCE = 20
+_PERIODS_AT_ONCE = 16  # of a quarter of a megabyte each, and one for each type
 _EVENTS_AT_ONCE = 250  # of 256 KiB each 64 MiB, a few times over while they are read
 
 _decode_names = msgspec.json.Decoder(list[str]).decode
+_decode_keys = msgspec.json.Decoder(list[list[Key]]).decode
+_decode_heads = msgspec.json.Decoder(list[tuple[int, int, int, int, int]]).decode
 _decode_events = msgspec.json.Decoder(list[tuple[int, int, int, int, str]]).decode
 
 
@@ -45,7 +53,6 @@ class _Unpacked:
     delta_key: int = 0
     mark: int | None = None
     quarters: dict[int, dict[int, _Group]] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
     bytes: int = 0
 
 
@@ -55,32 +62,92 @@ class Counting:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._epoch = ""
-        self._kept: dict[int, _Unpacked] = {}
+        self._zone: ZoneInfo | None = None
+        self._deltas: dict[int, _Unpacked] = {}
+        self._rows = Kept()
 
     def activity(self, database: Database, query: ActivityQuery) -> ActivitySnapshot:
         """See `EventStore.activity`; runs in a read transaction that has read nothing yet."""
         if needs_events(query):
             return _from_events(database, query)
+        tallying = Tallying(query)
         # The snapshot begins with the first statement, so behind the lock it is never older than what is kept.
         with self._lock:
             key = project_key(database, query.project)
-            if key is None:
-                return Tallying(query).snapshot("activity")
-            return _from_groups(query, self._unpacked(database, key))
+            if key is not None:
+                zone = self._same_store(database)
+                names = self._tally_rows(database, key, query, zone, tallying)
+                _tally_deltas(query, self._unpacked(database, key), names, tallying)
+        return tallying.snapshot("activity")
+
+    def _same_store(self, database: Database) -> ZoneInfo:
+        """The projection's zone; forgets everything when the store became another one."""
+        found = epoch(database)
+        if self._zone is None or found != self._epoch:
+            self._deltas.clear()
+            self._rows = Kept()
+            self._epoch = found
+            self._zone = projection_zone(database)
+        return self._zone
+
+    def _tally_rows(
+        self, database: Database, key: int, query: ActivityQuery, zone: ZoneInfo, tallying: Tallying
+    ) -> list[str]:
+        """Count what is folded; gives the names of the project's event types."""
+        names = _names(database, key)
+        fold, mark, first_day, last_day = database.first("last_fold", project_key=key) or (0, None, None, None)
+        known = self._rows.version(key)
+        if known != (fold, mark):
+            self._rows.advance(key, (fold, mark), _changed(database, key, known))
+            self._deltas.pop(key, None)  # some of them are folded now
+        plan = Plan(query, zone, stored_quarters(first_day, last_day), dict(enumerate(names)))
+        missing = self._rows.missing(key, plan.periods, plan.wanted)
+        rows = _read_rows(database, key, missing, plan.wanted)
+        plan.tally(self._rows.take(key, plan.periods, plan.wanted, missing, rows), tallying)
+        self._rows.shrink()
+        return names
 
     def _unpacked(self, database: Database, key: int) -> _Unpacked:
-        if (found := epoch(database)) != self._epoch:
-            self._kept.clear()
-            self._epoch = found
-        unpacked = self._kept.pop(key, None) or _Unpacked()  # back in only when it was brought up to date
+        unpacked = self._deltas.pop(key, None) or _Unpacked()  # back in only when it was brought up to date
         if _mark(database, key, unpacked) != unpacked.mark:  # a backup took the place of what was read
             unpacked = _Unpacked()
         _read_deltas(database, key, unpacked)
         unpacked.mark = _mark(database, key, unpacked)
-        self._kept[key] = unpacked
-        while self._kept and sum(one.bytes for one in self._kept.values()) > KEPT_BYTES:
-            del self._kept[next(iter(self._kept))]  # the one not asked for longest
+        self._deltas[key] = unpacked
+        while self._deltas and sum(one.bytes for one in self._deltas.values()) > KEPT_BYTES:
+            del self._deltas[next(iter(self._deltas))]  # the one not asked for longest
         return unpacked
+
+
+def _changed(database: Database, key: int, known: object) -> set[Key] | None:
+    """The rows that changed since a version, None when nobody can tell."""
+    if not isinstance(known, tuple):
+        return None
+    fold, mark = known
+    found_mark, keys = database.first("folds_since", project_key=key, fold=fold)
+    if fold and found_mark != mark:  # forgotten, or a backup took its place
+        return None
+    return {changed for one in _decode_keys(keys) for changed in one}
+
+
+def _read_rows(
+    database: Database, key: int, periods: Sequence[Period], wanted: Wanted
+) -> Iterator[tuple[int, int, int, int, bytes]]:
+    type_keys = None if wanted.type_keys is None else msgspec.json.encode(wanted.type_keys).decode()
+    for start in range(0, len(periods), _PERIODS_AT_ONCE):
+        heads, joined = database.first(
+            "bitmaps",
+            project_key=key,
+            periods=msgspec.json.encode(periods[start : start + _PERIODS_AT_ONCE]).decode(),
+            type_keys=type_keys,
+            any_type=wanted.any_type,
+        )
+        at = 0
+        for grain, period, type_key, events, size in _decode_heads(heads):
+            yield grain, period, type_key, events, joined[at : at + size]
+            at += size
+        if at != len(joined or b""):
+            raise Damaged
 
 
 def _mark(database: Database, key: int, unpacked: _Unpacked) -> int | None:
@@ -89,7 +156,6 @@ def _mark(database: Database, key: int, unpacked: _Unpacked) -> int | None:
 
 
 def _read_deltas(database: Database, key: int, unpacked: _Unpacked) -> None:
-    unpacked.names += _names(database, key, len(unpacked.names))
     while True:
         values = {"project_key": key, "delta_key": unpacked.delta_key, "rows": _DELTAS_AT_ONCE}
         last_key, *columns = database.first("deltas_after", **values)
@@ -115,14 +181,13 @@ def _add(unpacked: _Unpacked, users: Sequence[int], quarters: Sequence[int], kin
     unpacked.bytes += len(users) * _USER_BYTES
 
 
-def _names(database: Database, key: int, first_key: int = 0) -> list[str]:
-    (names,) = database.first("types_from", project_key=key, first_key=first_key)
+def _names(database: Database, key: int) -> list[str]:
+    (names,) = database.first("types", project_key=key)
     return _decode_names(names)
 
 
-def _from_groups(query: ActivityQuery, unpacked: _Unpacked) -> ActivitySnapshot:
-    tallying = Tallying(query)
-    wanted = [_type_keys(selection, unpacked.names) for selection in query.selections]
+def _tally_deltas(query: ActivityQuery, unpacked: _Unpacked, names: Sequence[str], tallying: Tallying) -> None:
+    wanted = [_type_keys(selection, names) for selection in query.selections]
     # Bitmaps that belong together are collected first: uniting them all at once is much faster than one by one.
     groups: defaultdict[tuple[int, int, int], list[_Group]] = defaultdict(list)
     for quarter, of_quarter in unpacked.quarters.items():
@@ -136,8 +201,7 @@ def _from_groups(query: ActivityQuery, unpacked: _Unpacked) -> ActivitySnapshot:
                     groups[selection, slot, part].append(group)
     for (selection, slot, part), found in groups.items():
         users = BitMap.union(*[group.users for group in found])
-        tallying.add(selection, slot, unpacked.names[part], users, sum([group.events for group in found]))
-    return tallying.snapshot("activity")
+        tallying.add(selection, slot, names[part], users, sum([group.events for group in found]))
 
 
 def _type_keys(selection: Selection, names: Sequence[str]) -> frozenset[int] | None:

@@ -142,19 +142,33 @@ class Database:
         return row[0] if row else None
 
     @contextmanager
-    def transaction(self, begin: str) -> Iterator[None]:
-        """Begin, then commit, or roll back when the body raises."""
+    def transaction(self, begin: str, *, end: str = "COMMIT") -> Iterator[None]:
+        """Begin, then end, or roll back when the body raises."""
         self._connection.execute(begin)
         try:
             yield
-            self._connection.execute("COMMIT")
+            self._connection.execute(end)
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Undo what the body does to the file, whether it raises or not; the transaction around it goes on."""
+        self._connection.execute("SAVEPOINT undone")
+        try:
+            yield
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK TO undone")
+                self._connection.execute("RELEASE undone")
+
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open; after `transaction` only when not even rolling back was possible."""
+        """Whether a transaction is open.
+
+        After `transaction` only when not even rolling back was possible; inside it not when an error ended it.
+        """
         return self._connection.in_transaction
 
     def checkpoint(self, mode: str, *, wait_seconds: float = 0) -> int:
@@ -325,6 +339,7 @@ def _migrate(database: Database) -> int:
             database.pragma(f"application_id = {APPLICATION_ID}")
             database.run("put_setting", key="epoch", value=token_hex(16))
             database.run("put_setting", key="created_us", value=str(time_ns() // 1_000))
+            database.run("put_setting", key="projection_zone", value="UTC")
         database.run("put_setting", key="schema_version", value=str(max(found, len(migrations()))))
     return found
 

@@ -1,7 +1,8 @@
 -- The statements of the SQLite adapter, by name. Whatever reads or writes many rows does it in one step: Python's
 -- sqlite3 gives up the interpreter lock at every step, and beside a busy thread each return costs a switch interval
--- (DESIGN, trap 12). So many values go in as one JSON array, as one run of 16-byte ids (:ids, cut by substr), or as
--- a long VALUES list that Python repeats from the one row written here; and many rows come out as one JSON array.
+-- (DESIGN, trap 12). So many values go in as one JSON array, as one run of 16-byte ids (:ids, cut by substr) or of bytes
+-- of any length (:joined, cut by the pairs of start and length in the JSON array :slices), or as a long VALUES list that
+-- Python repeats from the one row written here; and many rows come out as one JSON array.
 
 
 -- name: tables
@@ -26,11 +27,20 @@ SELECT
     (SELECT value FROM store WHERE key = 'schema_version'),
     (SELECT value FROM store WHERE key = 'epoch'),
     (SELECT coalesce(max(event_key), 0) + 1 FROM events),
-    (SELECT mark FROM activity_delta WHERE delta_key = :known_delta)
+    coalesce(
+        (SELECT mark FROM activity_delta WHERE delta_key = :known_delta),
+        (SELECT mark FROM folded_marks WHERE delta_key = :known_delta)
+    )
 
 -- name: last_delta
--- Where the history of the store ends; rides the primary key of activity_delta.
-SELECT delta_key, mark FROM activity_delta WHERE delta_key = (SELECT max(delta_key) FROM activity_delta)
+-- Where the history of the store ends; rides the primary keys of activity_delta and folded_marks.
+SELECT delta_key, mark
+FROM (
+    SELECT delta_key, mark FROM activity_delta WHERE delta_key = (SELECT max(delta_key) FROM activity_delta)
+    UNION ALL
+    SELECT delta_key, mark FROM folded_marks WHERE delta_key = (SELECT max(delta_key) FROM folded_marks)
+)
+ORDER BY delta_key DESC LIMIT 1
 
 -- name: mark
 -- Rides the primary key of activity_delta.
@@ -153,7 +163,7 @@ INSERT INTO ingestion_books (
     stored, duplicate_at_store, conflict_at_store, dead
 ) VALUES (
     :project_key, :day, :received, :accepted, :duplicates, :conflicts, :rejected,
-    :stored, :duplicate_at_store, :conflict_at_store, 0
+    :stored, :duplicate_at_store, :conflict_at_store, :dead
 )
 ON CONFLICT (project_key, day) DO UPDATE SET
     received = received + excluded.received,
@@ -163,7 +173,40 @@ ON CONFLICT (project_key, day) DO UPDATE SET
     rejected = rejected + excluded.rejected,
     stored = stored + excluded.stored,
     duplicate_at_store = duplicate_at_store + excluded.duplicate_at_store,
-    conflict_at_store = conflict_at_store + excluded.conflict_at_store
+    conflict_at_store = conflict_at_store + excluded.conflict_at_store,
+    dead = dead + excluded.dead
+
+-- name: known_dead
+-- Positions in :slices of names that are dead letters. Rides dead_events_by_name, which SQLite has to be told: it would
+-- take the primary key, for the project alone.
+SELECT json_group_array(slice.key)
+FROM json_each(:slices) AS slice
+CROSS JOIN dead_events INDEXED BY dead_events_by_name
+    ON project_key = :project_key
+    AND name = substr(:joined, json_extract(slice.value, '$[0]'), json_extract(slice.value, '$[1]'))
+
+-- name: insert_dead
+-- One row, to be repeated; of one that is there already, only the last attempt is new. Rides the primary key of
+-- dead_events.
+INSERT INTO dead_events (
+    project_key, event_id, fingerprint, event, received_us, import_key, reason, attempts, died_us
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (project_key, event_id, fingerprint) DO UPDATE SET
+    reason = excluded.reason,
+    attempts = excluded.attempts,
+    died_us = excluded.died_us
+
+-- name: delete_dead
+-- The dead letters of these names; rides dead_events_by_name.
+DELETE FROM dead_events INDEXED BY dead_events_by_name
+WHERE project_key = :project_key
+    AND name IN (
+        SELECT substr(:joined, json_extract(value, '$[0]'), json_extract(value, '$[1]')) FROM json_each(:slices)
+    )
+
+-- name: count_dropped
+-- Rides the primary key of projects.
+UPDATE projects SET dropped = dropped + :dropped WHERE project_key = :project_key
 
 
 -- name: find_events
@@ -192,6 +235,37 @@ CROSS JOIN users USING (project_key, user_key)
 CROSS JOIN event_types USING (project_key, type_key)
 LEFT JOIN imports USING (import_key)
 
+-- name: dead_after
+-- The next dead letters after the name :after, in order of names; only those with an id among :slices, unless that is
+-- null. Rides dead_events_by_name, and the primary key of imports.
+SELECT json_group_array(json_array(
+    hex(name), hex(event), received_us, hex(import_id), reason, attempts, died_us
+))
+FROM (
+    SELECT * FROM dead_events
+    WHERE project_key = :project_key
+        AND name > :after
+        AND (
+            :slices IS NULL
+            OR event_id IN (
+                SELECT substr(:joined, json_extract(value, '$[0]'), json_extract(value, '$[1]')) FROM json_each(:slices)
+            )
+        )
+    ORDER BY name LIMIT :rows
+)
+LEFT JOIN imports USING (import_key)
+
+-- name: dead_named
+-- The dead letters of these names, in the order of the names; rides as dead_after.
+SELECT json_group_array(json_array(
+    hex(name), hex(event), received_us, hex(import_id), reason, attempts, died_us
+))
+FROM json_each(:slices) AS slice
+CROSS JOIN dead_events INDEXED BY dead_events_by_name
+    ON dead_events.project_key = :project_key
+    AND name = substr(:joined, json_extract(slice.value, '$[0]'), json_extract(slice.value, '$[1]'))
+LEFT JOIN imports USING (import_key)
+
 -- name: books
 -- Rides the primary key of ingestion_books.
 SELECT json_group_array(json_object(
@@ -213,17 +287,15 @@ SELECT json_group_object(name, json_object(
     'users', users,
     'event_types', event_types,
     'conflicts', (SELECT count(*) FROM conflicts AS c WHERE c.project_key = p.project_key),
-    'dead_events', (SELECT count(*) FROM dead_events AS d WHERE d.project_key = p.project_key),
+    'dead', (SELECT count(*) FROM dead_events AS d WHERE d.project_key = p.project_key),
     'imports', (SELECT count(*) FROM imports AS i WHERE i.project_key = p.project_key)
 ))
 FROM projects AS p
 
--- name: types_from
--- Names of event types whose key is :first_key or more, in order of keys; rides the unique index of event_types.
+-- name: types
+-- Names of event types in order of their keys, which are 0, 1, 2, …; rides the unique index of event_types.
 SELECT json_group_array(name)
-FROM (
-    SELECT name FROM event_types WHERE project_key = :project_key AND type_key >= :first_key ORDER BY type_key
-)
+FROM (SELECT name FROM event_types WHERE project_key = :project_key ORDER BY type_key)
 
 -- name: deltas_after
 -- The next rows after :delta_key, put together column by column, and the last key; rides activity_delta_by_project.
@@ -238,6 +310,116 @@ FROM (
     WHERE project_key = :project_key AND delta_key > :delta_key
     ORDER BY delta_key LIMIT :rows
 )
+
+-- name: waiting_events
+-- How many events wait to be folded; walks activity_delta, which the folds keep small.
+SELECT coalesce(sum(length(users) / 4), 0) FROM activity_delta
+
+-- name: next_fold
+-- The project with the oldest delta, and the last of its oldest deltas that hold :most_events together, or the first alone.
+SELECT
+    project_key,
+    (
+        SELECT coalesce(max(delta_key) FILTER (WHERE total <= :most_events), min(delta_key))
+        FROM (
+            SELECT delta_key, sum(length(users) / 4) OVER (ORDER BY delta_key) AS total
+            FROM activity_delta AS d WHERE d.project_key = first.project_key
+        )
+    )
+FROM activity_delta AS first
+ORDER BY delta_key LIMIT 1
+
+-- name: deltas_between
+-- As deltas_after, up to :last_key.
+SELECT
+    max(delta_key),
+    CAST(group_concat(CAST(users AS TEXT), '') AS BLOB),
+    CAST(group_concat(CAST(quarters AS TEXT), '') AS BLOB),
+    CAST(group_concat(CAST(types AS TEXT), '') AS BLOB)
+FROM (
+    SELECT * FROM activity_delta
+    WHERE project_key = :project_key AND delta_key > :delta_key AND delta_key <= :last_key
+    ORDER BY delta_key LIMIT :rows
+)
+
+-- name: keep_marks
+-- Rides activity_delta_by_project.
+INSERT INTO folded_marks (delta_key, mark)
+SELECT delta_key, mark FROM activity_delta WHERE project_key = :project_key AND delta_key <= :last_key
+
+-- name: forget_marks
+-- Rides the primary key of folded_marks.
+DELETE FROM folded_marks WHERE delta_key <= (SELECT max(delta_key) FROM folded_marks) - :kept
+
+-- name: delete_deltas
+-- Rides activity_delta_by_project.
+DELETE FROM activity_delta WHERE project_key = :project_key AND delta_key <= :last_key
+
+-- name: bitmap
+-- Rides the unique index of activity_bitmaps.
+SELECT users FROM activity_bitmaps
+WHERE project_key = :project_key AND grain = :grain AND period = :period AND type_key = :type_key
+
+-- name: put_bitmap
+-- One row, to be repeated; rides the unique index of activity_bitmaps.
+INSERT INTO activity_bitmaps (project_key, grain, period, type_key, events, distinct_users, users)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (project_key, grain, period, type_key) DO UPDATE SET
+    events = events + excluded.events,
+    distinct_users = excluded.distinct_users,
+    users = excluded.users
+
+-- name: put_fold
+-- The next fold of a project; rides the primary key of activity_folds.
+INSERT INTO activity_folds (project_key, fold, keys)
+SELECT :project_key, coalesce(max(fold), 0) + 1, :keys FROM activity_folds WHERE project_key = :project_key
+
+-- name: forget_folds
+-- Rides the primary key of activity_folds.
+DELETE FROM activity_folds
+WHERE project_key = :project_key
+    AND fold <= (SELECT max(fold) FROM activity_folds WHERE project_key = :project_key) - :kept
+
+-- name: last_fold
+-- Which version of the projection this is, and between which UTC days it has rows; rides the primary key of
+-- activity_folds and the unique index of activity_bitmaps.
+SELECT
+    fold, mark,
+    (SELECT min(period) FROM activity_bitmaps WHERE project_key = :project_key AND grain = 0),
+    (SELECT max(period) FROM activity_bitmaps WHERE project_key = :project_key AND grain = 0)
+FROM activity_folds WHERE project_key = :project_key
+ORDER BY fold DESC LIMIT 1
+
+-- name: folds_since
+-- The mark of the fold that is known, null when it is not there; and what changed in each of those after it.
+SELECT
+    (SELECT mark FROM activity_folds WHERE project_key = :project_key AND fold = :fold),
+    (
+        SELECT json_group_array(json(keys)) FROM activity_folds WHERE project_key = :project_key AND fold > :fold
+    )
+
+-- name: bitmaps
+-- Rows of these periods, a JSON array of [grain, period]: their keys, counts and sizes, and their users put together.
+-- :type_keys is a JSON array, null for all types. Rides the unique index of activity_bitmaps.
+SELECT
+    json_group_array(json_array(grain, period, type_key, events, length(users))),
+    CAST(group_concat(CAST(users AS TEXT), '') AS BLOB)
+FROM (
+    SELECT b.*
+    FROM json_each(:periods) AS wanted
+    CROSS JOIN activity_bitmaps AS b
+        ON b.project_key = :project_key
+        AND b.grain = json_extract(wanted.value, '$[0]')
+        AND b.period = json_extract(wanted.value, '$[1]')
+    WHERE (:type_keys IS NULL AND b.type_key >= 0)
+        OR b.type_key IN (SELECT value FROM json_each(:type_keys))
+        OR (:any_type AND b.type_key = -1)
+)
+
+-- name: all_bitmaps
+-- Every row of a project in order; rides the unique index of activity_bitmaps.
+SELECT grain, period, type_key, events, users FROM activity_bitmaps
+WHERE project_key = :project_key ORDER BY grain, period, type_key
 
 -- name: scan_events
 -- The next rows after :event_key that may matter, in order of keys; reads events from there on. The needles are texts
@@ -260,8 +442,8 @@ FROM (
 
 
 -- name: make_facts
--- The rows of activity_delta event by event, for the check that compares them with the events; on disk, gone with the
--- connection.
+-- Who was active when, as the deltas and the projection have it, for the check that compares them with the events; on
+-- disk, gone with the connection.
 CREATE TEMPORARY TABLE facts (
     project_key INTEGER NOT NULL,
     user_key INTEGER NOT NULL,
@@ -272,6 +454,19 @@ CREATE TEMPORARY TABLE facts (
 -- name: insert_fact
 -- One row, to be repeated.
 INSERT INTO facts (project_key, user_key, quarter, type_key) VALUES (?, ?, ?, ?)
+
+-- name: make_counted
+-- How many events there were, as they have it.
+CREATE TEMPORARY TABLE counted (
+    project_key INTEGER NOT NULL,
+    quarter INTEGER NOT NULL,
+    type_key INTEGER NOT NULL,
+    events INTEGER NOT NULL
+)
+
+-- name: insert_counted
+-- One row, to be repeated.
+INSERT INTO counted (project_key, quarter, type_key, events) VALUES (?, ?, ?, ?)
 
 -- name: check_ledger
 -- Ledger rows whose event is not there; walks the ledger, rides the primary key of events.
@@ -371,11 +566,30 @@ GROUP BY project_key
 HAVING sum(booked) <> sum(found)
 LIMIT :shown
 
--- name: check_activity
--- The deltas, unpacked into facts, against the events; sorts both on disk. 900000000 is a quarter of an hour.
+-- name: check_dead
+-- The books against the dead letters, those that are there and those that were dropped, per project; walks all three.
 SELECT name, printf(
-    'activity counts %d events of user key %d with type key %d in the quarter of an hour from %s on, and %d are stored',
-    sum(counted), user_key, type_key, strftime('%Y-%m-%dT%H:%MZ', quarter * 900, 'unixepoch'), sum(found)
+    'the books count %d events as dead, %d are dead letters, and %d were dropped', sum(booked), sum(found), sum(gone)
+)
+FROM (
+    SELECT project_key, sum(dead) AS booked, 0 AS found, 0 AS gone FROM ingestion_books GROUP BY 1
+    UNION ALL
+    SELECT project_key, 0, count(*), 0 FROM dead_events GROUP BY 1
+    UNION ALL
+    SELECT project_key, 0, 0, dropped FROM projects
+)
+LEFT JOIN projects USING (project_key)
+WHERE :project_key IS NULL OR project_key = :project_key
+GROUP BY project_key
+HAVING sum(booked) <> sum(found) + sum(gone)
+LIMIT :shown
+
+-- name: check_activity
+-- Who was active, by the facts and by the events; sorts both on disk. 900000000 is a quarter of an hour.
+SELECT name, printf(
+    'activity %s user key %d with type key %d in the quarter of an hour from %s on, and the events %s',
+    iif(max(counted), 'has', 'lacks'), user_key, type_key,
+    strftime('%Y-%m-%dT%H:%MZ', quarter * 900, 'unixepoch'), iif(max(found), 'do', 'do not')
 )
 FROM (
     SELECT project_key, quarter, type_key, user_key, 1 AS counted, 0 AS found FROM facts
@@ -385,5 +599,22 @@ FROM (
 )
 LEFT JOIN projects USING (project_key)
 GROUP BY project_key, quarter, type_key, user_key
+HAVING max(counted) <> max(found)
+LIMIT :shown
+
+-- name: check_activity_counts
+-- How many events there were, by what was counted and by the events; sorts both on disk.
+SELECT name, printf(
+    'activity counts %d events with type key %d in the quarter of an hour from %s on, and %d are stored',
+    sum(counted), type_key, strftime('%Y-%m-%dT%H:%MZ', quarter * 900, 'unixepoch'), sum(found)
+)
+FROM (
+    SELECT project_key, quarter, type_key, events AS counted, 0 AS found FROM counted
+    UNION ALL
+    SELECT project_key, occurred_us / 900000000, type_key, 0, 1 FROM events
+    WHERE :project_key IS NULL OR project_key = :project_key
+)
+LEFT JOIN projects USING (project_key)
+GROUP BY project_key, quarter, type_key
 HAVING sum(counted) <> sum(found)
 LIMIT :shown

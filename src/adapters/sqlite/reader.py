@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import msgspec
 
+from adapters.sqlite import letters
 from adapters.sqlite.database import Database, discard, driver_errors, open_reader
 from adapters.sqlite.rows import ID_BYTES, stored_events
-from eventcore.events import Book, StoredEvent
+from eventcore.events import Book, DeadLetter, StoredEvent
 from eventcore.ports import StoreDescription
 
 READERS = 4
@@ -92,6 +93,14 @@ def find(database: Database, project: str, event_ids: Sequence[bytes]) -> dict[b
         return {}
     (found,) = database.first("find_events", project_key=key, ids=b"".join(wanted), count=len(wanted))
     return {stored.event.event_id: stored for _, stored in stored_events(database, _decode_keys(found))}
+
+
+def dead_letters(
+    database: Database, project: str, limit: int, after: bytes, event_ids: Sequence[bytes] | None
+) -> list[DeadLetter]:
+    """See `EventStore.dead_letters`."""
+    key = project_key(database, project)
+    return [] if key is None else letters.read_after(database, key, after, limit, event_ids)
 
 
 def books(database: Database, project: str, first: str, last: str) -> tuple[Book, ...]:

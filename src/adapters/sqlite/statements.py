@@ -22,9 +22,10 @@ def statements() -> dict[str, str]:
 
 @cache
 def repeated(name: str, rows: int) -> str:
-    """The one-row INSERT of that name, with its VALUES repeated for so many rows."""
-    head, row = statements()[name].rsplit("VALUES", 1)
-    return f"{head}VALUES {','.join([row] * rows)}"
+    """The one-row INSERT of that name, with its VALUES repeated for so many rows; what follows that line stays."""
+    head, values = statements()[name].rsplit("VALUES", 1)
+    row, line_end, rest = values.partition("\n")
+    return f"{head}VALUES {','.join([row] * rows)}{line_end}{rest}"
 
 
 @cache

@@ -12,7 +12,6 @@ from pathlib import Path
 from time import monotonic
 
 from adapters.sqlite import reader
-from adapters.sqlite.appending import Appending
 from adapters.sqlite.counting import Counting
 from adapters.sqlite.database import file_of, migrate_file, prepare
 from adapters.sqlite.reader import Readers
@@ -20,7 +19,7 @@ from adapters.sqlite.verifying import verify_file
 from adapters.sqlite.writer import Writer, closed
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.errors import StoreError
-from eventcore.events import Book, Chunk, ImportRecord, Receipt, StoredEvent
+from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.ports import EventStore, StoreDescription
 
 EPOCH_SECONDS = 1.0
@@ -81,6 +80,27 @@ class SqliteStore:
         """See `EventStore.append`. Calls that wait at the same time share a transaction."""
         return await self._writer.append(chunks)
 
+    async def check(self, chunk: Chunk) -> None:
+        """See `EventStore.check`. Shares transactions with appends, and fails none of them."""
+        await self._writer.check(chunk)
+
+    async def dead_letters(
+        self, project: str, *, limit: int, after: bytes = b"", event_ids: Sequence[bytes] | None = None
+    ) -> Sequence[DeadLetter]:
+        """See `EventStore.dead_letters`."""
+        self._check_open()
+        return await self._readers.answer(
+            lambda database: reader.dead_letters(database, project, limit, after, event_ids)
+        )
+
+    async def replay(self, project: str, names: Sequence[bytes]) -> Replay:
+        """See `EventStore.replay`."""
+        return await self._writer.write(lambda appending: appending.replay(project, names), events=len(names))
+
+    async def drop(self, project: str, names: Sequence[bytes]) -> int:
+        """See `EventStore.drop`."""
+        return await self._writer.write(lambda appending: appending.drop(project, names))
+
     async def find(self, project: str, event_ids: Sequence[bytes]) -> Mapping[bytes, StoredEvent]:
         """See `EventStore.find`."""
         self._check_open()
@@ -91,6 +111,10 @@ class SqliteStore:
         self._check_open()
         return await self._readers.answer(lambda database: self._counting.activity(database, query))
 
+    async def fold(self, most_events: int) -> int:
+        """See `EventStore.fold`. The writer folds by itself, too, when much waits and nobody writes."""
+        return await self._writer.write(lambda appending: appending.fold(most_events))
+
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""
         self._check_open()
@@ -98,11 +122,7 @@ class SqliteStore:
 
     async def record_import(self, project: str, record: ImportRecord) -> None:
         """See `EventStore.record_import`."""
-
-        def write(appending: Appending) -> None:
-            appending.record_import(project, record)
-
-        await self._writer.record(write)
+        await self._writer.write(lambda appending: appending.record_import(project, record))
 
     async def epoch(self) -> str:
         """See `EventStore.epoch`."""
@@ -124,12 +144,13 @@ class SqliteStore:
             failed_at, failure = self._epoch_failure
             if failure and failed_at > asked_at:
                 raise StoreError(failure.kind, failure.code, failure.message) from failure
+            began_at = monotonic()  # what is committed from here on may be missed
             try:
                 self._epoch = self._readers.read(reader.epoch)
             except StoreError as error:
                 self._epoch_failure = monotonic(), error
                 raise
-            self._epoch_read_at = monotonic()
+            self._epoch_read_at = began_at
             return self._epoch
 
     async def describe(self) -> StoreDescription:

@@ -4,14 +4,19 @@ Rows are compared by SQLite, on disk where they are many, so memory stays small 
 events take minutes. Not here: mending.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
+from adapters.sqlite import letters
 from adapters.sqlite.database import DAMAGED, Database, driver_errors, open_writer
+from adapters.sqlite.folding import projection_zone
 from adapters.sqlite.reader import project_key
 from adapters.sqlite.rows import unpack
 from adapters.sqlite.statements import statements
 from eventcore.errors import StoreError
+from eventcore.projection import ANY_TYPE, QUARTERS, QUARTERS_A_DAY, Checked, Group, Key, unpack_quarters
 
 _SHOWN = 20
 """Differences of one kind that are told one by one; beyond it, that there are more."""
@@ -49,21 +54,54 @@ def _differences(database: Database, project: str | None) -> Iterator[str]:
         yield from (f"project {name}: {text}" for name, text in found[:_SHOWN])
         if len(found) > _SHOWN:
             yield f"there are more differences of this kind ({check.removeprefix('check_')})"
+    yield from _broken_letters(database, project)
+
+
+def _broken_letters(database: Database, project: str | None) -> Iterator[str]:
+    for key, name in database.all("project_names", name=project):
+        found = list(islice(letters.broken(database, key), _SHOWN + 1))
+        yield from (f"project {name}: dead letter {one.hex()} does not hold its event" for one in found[:_SHOWN])
+        if len(found) > _SHOWN:
+            yield "there are more differences of this kind (letters)"
 
 
 def _unpack_facts(database: Database, project: str | None) -> Iterator[str]:
     database.run("make_facts")
+    database.run("make_counted")
+    zone = projection_zone(database)
     for key, name in database.all("project_names", name=project):
-        delta_key = 0
-        while True:
-            last_key, *columns = database.first(
-                "deltas_after", project_key=key, delta_key=delta_key, rows=_DELTAS_AT_ONCE
+        yield from _unpack_deltas(database, key, name)
+        checked = Checked(zone)
+        for grain, period, type_key, events, users in database.all("all_bitmaps", project_key=key):
+            checked.add(Key(grain, period, type_key), events, users)
+            if grain == QUARTERS and type_key != ANY_TYPE:
+                _insert_quarters(database, key, period, type_key, unpack_quarters(users))
+        yield from (f"project {name}: {text}" for text in islice(checked.differences(), _SHOWN))
+
+
+def _unpack_deltas(database: Database, key: int, name: str) -> Iterator[str]:
+    delta_key = 0
+    while True:
+        last_key, *columns = database.first("deltas_after", project_key=key, delta_key=delta_key, rows=_DELTAS_AT_ONCE)
+        if last_key is None:
+            return
+        users, quarters, types = map(unpack, columns)
+        if not len(users) == len(quarters) == len(types):
+            yield f"project {name}: the columns of activity rows {delta_key + 1} to {last_key} differ in length"
+        else:
+            database.insert("insert_fact", ([key] * len(users), users, quarters, types))
+            counted = Counter(zip(quarters, types, strict=True))
+            database.insert(
+                "insert_counted",
+                list(zip(*((key, *group, events) for group, events in counted.items()), strict=True)),
             )
-            if last_key is None:
-                break
-            users, quarters, types = map(unpack, columns)
-            if not len(users) == len(quarters) == len(types):
-                yield f"project {name}: the columns of activity rows {delta_key + 1} to {last_key} differ in length"
-            else:
-                database.insert("insert_fact", ([key] * len(users), users, quarters, types))
-            delta_key = last_key
+        delta_key = last_key
+
+
+def _insert_quarters(database: Database, key: int, day: int, type_key: int, quarters: Mapping[int, Group]) -> None:
+    for quarter_of_day, group in quarters.items():
+        quarter = day * QUARTERS_A_DAY + quarter_of_day
+        users = list(group.users)
+        rows = len(users)
+        database.insert("insert_fact", ([key] * rows, users, [quarter] * rows, [type_key] * rows))
+        database.insert("insert_counted", ([key], [quarter], [type_key], [group.events]))

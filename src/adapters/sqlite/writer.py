@@ -7,13 +7,14 @@ fails because of the data is split until only the culprit fails. Not here: what 
 import asyncio
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from adapters.sqlite.appending import Appending
 from adapters.sqlite.database import Database, discard, driver_errors, open_writer, wrong_version
@@ -40,11 +41,24 @@ those who read are through, so that the log can begin anew."""
 READERS_SECONDS = 0.5
 """How long it rests at most. Who reads for longer keeps the log growing as long as he reads."""
 
+FOLD_EVENTS = 50_000
+"""Events that wait to be folded until that is done in a quiet moment. Fewer would rewrite the same rows more often, and
+unpacking so many takes a new process 50 ms."""
+
+MOST_UNFOLDED_EVENTS = 500_000
+"""The same when there is no quiet moment: then those who send wait for the fold, half a second or two."""
+
+FOLD_SECONDS = 30.0
+"""How long after a fold even one event is folded, so that those who ask in SQL see it."""
+
+LAST_FOLD_EVENTS = 10_000
+"""The same at the end, for whoever opens the file next."""
+
+_EVENTS_PER_FOLDED_PAGE = 50
 _PAGES_PER_COMMIT = 10
 _EVENT_BYTES = 100
 
-Record = Callable[[Appending], None]
-"""Something else than events to write in a transaction."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +66,20 @@ class _Call:
     """One call that waits for an answer.
 
     Attributes:
-        future: gets the receipts, or the error.
-        chunks: to be appended.
-        record: to be written after them.
-        events: how many events the chunks bring, those that lost inside the request included.
+        future: gets the answer, or the error.
+        chunks: to be appended; the answer is their receipts.
+        work: what to do instead, in the same transaction, after all chunks; the answer is what it returns.
+        events: how many events this brings.
         bytes: how large they are, about.
+        keeps: whether there is anything to commit when it is done.
     """
 
-    future: asyncio.Future[Sequence[Receipt]]
-    chunks: Sequence[Chunk]
-    record: Record | None
+    future: asyncio.Future[Any]
+    chunks: Sequence[Chunk] = ()
+    work: Callable[[Appending], Any] | None = None
     events: int
     bytes: int
+    keeps: bool = True
 
 
 class Writer:
@@ -83,6 +99,8 @@ class Writer:
             self._turn = Turn(path.parent)
         self._connection: tuple[Database, Appending] | None = None
         self._unmoved_pages = 0
+        self._unfolded_events: int | None = None
+        self._folded_at = monotonic()
         self._last_delta: tuple[int, int] | None = None
         self.epoch = ""
         self.epoch_at = -inf
@@ -94,24 +112,29 @@ class Writer:
 
     def append(self, chunks: Sequence[Chunk]) -> asyncio.Future[Sequence[Receipt]]:
         """Have chunks written; the future has the receipts when they are durable."""
-        events = [event for chunk in chunks for event in (*chunk.events, *chunk.conflicting)]
-        size = sum([len(event.properties) for event in events]) + _EVENT_BYTES * len(events)
-        return self._wait_for(chunks, None, len(events), size)
+        events, size = _size_of(chunks)
+        return self._wait_for(_Call(future=_future(), chunks=chunks, events=events, bytes=size))
 
-    def record(self, record: Record) -> asyncio.Future[Sequence[Receipt]]:
-        """Have something else written."""
-        return self._wait_for((), record, 0, 0)
+    def check(self, chunk: Chunk) -> asyncio.Future[None]:
+        """Have a chunk written and taken back; the future has None, or the error of the chunk's data."""
+        events, size = _size_of([chunk])
 
-    def _wait_for(
-        self, chunks: Sequence[Chunk], record: Record | None, events: int, size: int
-    ) -> asyncio.Future[Sequence[Receipt]]:
-        future: asyncio.Future[Sequence[Receipt]] = asyncio.get_running_loop().create_future()
+        def work(appending: Appending) -> StoreError | None:
+            return self._refusal(appending, chunk)
+
+        return self._wait_for(_Call(future=_future(), work=work, events=events, bytes=size, keeps=False))
+
+    def write(self, work: Callable[[Appending], _T], *, events: int = 0) -> asyncio.Future[_T]:
+        """Have something else done, which brings about so many events; the future has what it returns."""
+        return self._wait_for(_Call(future=_future(), work=work, events=events, bytes=_EVENT_BYTES * events))
+
+    def _wait_for(self, call: _Call) -> asyncio.Future[Any]:
         with self._changed:
             if self._closing:
                 raise closed(self._path)
-            self._waiting.append(_Call(future=future, chunks=chunks, record=record, events=events, bytes=size))
+            self._waiting.append(call)
             self._changed.notify()
-        return future
+        return call.future
 
     def close(self) -> None:
         """Write what waits, then close; blocks until that is done. Closing again waits for the same end."""
@@ -123,17 +146,28 @@ class Writer:
     # The thread
 
     def _run(self) -> None:
-        while calls := self._next_group():
-            self._settle(calls)
+        while self._is_needed():
+            calls = self._next_group()
+            if calls:
+                self._settle(calls)
+            self._fold_when_due(FOLD_EVENTS if monotonic() - self._folded_at < FOLD_SECONDS else 1)
             self._keep_log_short(CHECKPOINT_PAGES)
+        self._fold_when_due(LAST_FOLD_EVENTS)
         self._keep_log_short(1)  # short-lived processes clear away behind them, too
         self._disconnect()
         self._turn.close()
 
-    def _next_group(self) -> list[_Call]:
-        """The calls that wait, up to the size of a group; none when the writer is to end."""
+    def _is_needed(self) -> bool:
+        """Wait for calls, or until what waits has to be folded; False when the writer is to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
+            self._changed.wait_for(
+                lambda: self._waiting or self._closing, timeout=FOLD_SECONDS if self._unfolded_events else None
+            )
+            return bool(self._waiting) or not self._closing
+
+    def _next_group(self) -> list[_Call]:
+        """The calls that wait, up to the size of a group."""
+        with self._changed:
             group: list[_Call] = []
             events = size = 0
             while self._waiting:
@@ -148,7 +182,7 @@ class Writer:
         """Write calls and answer them. Where the data is at fault, halve the group until the culprit is alone."""
         try:
             with driver_errors(self._path):
-                receipts = self._write(calls)
+                answers = self._write(calls)
         except Exception as error:  # whatever it is, somebody waits for an answer, and the thread must go on
             if self._connection and self._connection[0].in_transaction:  # not even rolling back was possible
                 self._disconnect()
@@ -159,21 +193,36 @@ class Writer:
             else:
                 _answer([(call.future, error) for call in calls])
         else:
-            _answer([(call.future, part) for call, part in zip(calls, receipts, strict=True)])
+            _answer([(call.future, answer) for call, answer in zip(calls, answers, strict=True)])
 
-    def _write(self, calls: Sequence[_Call]) -> list[Sequence[Receipt]]:
+    def _write(self, calls: Sequence[_Call]) -> list[Any]:
         chunks = [chunk for call in calls for chunk in call.chunks]
+        keeps = any(call.keeps for call in calls)
+        with self._transaction(keeps=keeps) as appending:
+            receipts = iter(appending.append(chunks))
+            answers = [
+                call.work(appending) if call.work else tuple(islice(receipts, len(call.chunks))) for call in calls
+            ]
+        if keeps:
+            events = sum(call.events for call in calls)
+            self._unmoved_pages += events + _PAGES_PER_COMMIT
+            if self._unfolded_events is not None:
+                self._unfolded_events += events
+        return answers
+
+    @contextmanager
+    def _transaction(self, *, keeps: bool = True) -> Iterator[Appending]:
+        """One transaction of the writer; what `keeps` is durable, and seen to be, when this ends."""
         database, appending = self._connected()
-        with self._turn.taken(), database.transaction("BEGIN IMMEDIATE"):
+        with self._turn.taken(), database.transaction("BEGIN IMMEDIATE", end="COMMIT" if keeps else "ROLLBACK"):
             self._turn.pass_on()
-            head = appending.head()
-            if head.schema != len(migrations()):
-                raise wrong_version(self._path, head.schema)
-            receipts = appending.append(chunks, head.next_event_key)
-            for call in calls:
-                if call.record is not None:
-                    call.record(appending)
+            schema = appending.head()
+            if schema != len(migrations()):
+                raise wrong_version(self._path, schema)
+            yield appending
             appending.end()
+        if not keeps:
+            return
         appending.committed()
         self._last_delta = appending.last_delta
         if not database.is_reached:
@@ -181,9 +230,38 @@ class Writer:
             raise gone(self._path)
         self.epoch = appending.epoch
         self.epoch_at = monotonic()
-        self._unmoved_pages += sum(call.events for call in calls) + _PAGES_PER_COMMIT
-        answers = iter(receipts)
-        return [tuple(next(answers) for _ in call.chunks) for call in calls]
+
+    def _fold_when_due(self, due_events: int) -> None:
+        """Fold when so much waits and no call does, or when much more waits; nobody waits for that."""
+        if self._connection is None:
+            return
+        with suppress(StoreError), driver_errors(self._path):
+            if self._unfolded_events is None:
+                self._unfolded_events = self._connection[1].waiting_events()
+            if self._unfolded_events < due_events:
+                return
+            self._folded_at = monotonic()
+            while self._unfolded_events >= (MOST_UNFOLDED_EVENTS if self._waiting else due_events):
+                self._unfolded_events = 0  # what cannot be folded is tried again when as much has come
+                with self._transaction() as appending:
+                    folded = appending.fold(MOST_UNFOLDED_EVENTS)
+                    left = appending.waiting_events()
+                self._unfolded_events = left
+                self._unmoved_pages += folded // _EVENTS_PER_FOLDED_PAGE + _PAGES_PER_COMMIT
+                if not folded:
+                    return
+
+    def _refusal(self, appending: Appending, chunk: Chunk) -> StoreError | None:
+        """The error with which an append of this chunk would fail because of its data; nothing is kept of it."""
+        try:
+            with driver_errors(self._path), appending.undone():
+                appending.append([chunk])
+        except StoreError as error:
+            # A rule in the tables may end the whole transaction; then its group must begin anew without this call.
+            if error.kind is not Kind.DATA or not appending.in_transaction:
+                raise
+            return error
+        return None
 
     def _connected(self) -> tuple[Database, Appending]:
         """The connection; a new one where there is none, or where the path leads to another file by now."""
@@ -208,6 +286,17 @@ class Writer:
         with suppress(StoreError), driver_errors(self._path):
             if database.checkpoint("PASSIVE") > LONGEST_LOG_PAGES:
                 database.checkpoint("RESTART", wait_seconds=READERS_SECONDS)
+
+
+def _future() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _size_of(chunks: Sequence[Chunk]) -> tuple[int, int]:
+    """How many events chunks bring, those that lost or died included, and how large they are, about, in bytes."""
+    events = [event for chunk in chunks for event in (*chunk.events, *chunk.conflicting)]
+    events += [death.event for chunk in chunks for death in chunk.dead]
+    return len(events), sum([len(event.properties) for event in events]) + _EVENT_BYTES * len(events)
 
 
 def gone(path: Path) -> StoreError:

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.errors import Kind, StoreError
-from eventcore.events import Book, Chunk, ImportRecord, Receipt, StoredEvent
+from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.ports import EventStore, Pending, Queue, StoreDescription
 from eventcore.strategies import a_chunk, an_event
 
@@ -38,7 +38,7 @@ class ScriptedStore:
     Attributes:
         chunks: what it was given and kept, in order.
         receipts: by chunk id; a chunk that is not in it gets an empty one.
-        failure: raised by the next appends, until it is None.
+        failure: raised by the next appends and checks, until it is None.
         closed: whether somebody closed it.
     """
 
@@ -60,11 +60,35 @@ class ScriptedStore:
         """Remember it."""
         self.closed = True
 
+    async def check(self, chunk: Chunk) -> None:
+        """Fail as an append would."""
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+
     async def find(self, project: str, event_ids: Sequence[bytes]) -> Mapping[bytes, StoredEvent]:
         """Not a queue's business; neither are the others below."""
         raise NotImplementedError
 
+    async def dead_letters(
+        self, project: str, *, limit: int, after: bytes = b"", event_ids: Sequence[bytes] | None = None
+    ) -> Sequence[DeadLetter]:
+        """See `find`."""
+        raise NotImplementedError
+
+    async def replay(self, project: str, names: Sequence[bytes]) -> Replay:
+        """See `find`."""
+        raise NotImplementedError
+
+    async def drop(self, project: str, names: Sequence[bytes]) -> int:
+        """See `find`."""
+        raise NotImplementedError
+
     async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
+        """See `find`."""
+        raise NotImplementedError
+
+    async def fold(self, most_events: int) -> int:
         """See `find`."""
         raise NotImplementedError
 

@@ -8,13 +8,18 @@ from eventcore.contract.event_store.agreeing import Agreeing
 from eventcore.contract.event_store.answering import Answering
 from eventcore.contract.event_store.backend import StoreBackend
 from eventcore.contract.event_store.bookkeeping import Bookkeeping
+from eventcore.contract.event_store.burying import Burying
+from eventcore.contract.event_store.checking import Checking
 from eventcore.contract.event_store.closing import Closing
 from eventcore.contract.event_store.concurrency import Concurrency
 from eventcore.contract.event_store.describing import Describing
 from eventcore.contract.event_store.keeping import Keeping
+from eventcore.contract.event_store.replaying import Replaying
 
 __all__ = ["EventStoreContract", "StoreBackend"]
 
 
-class EventStoreContract(Keeping, Bookkeeping, Concurrency, Answering, Describing, Closing, Agreeing):
+class EventStoreContract(
+    Keeping, Bookkeeping, Checking, Burying, Replaying, Concurrency, Answering, Describing, Closing, Agreeing
+):
     """Subclass it and give it a fixture ``backend``, a `StoreBackend`."""

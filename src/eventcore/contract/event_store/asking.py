@@ -1,14 +1,20 @@
 """What the tests of a store ask with, and what they compare."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import count
+from typing import Any
+
+import msgspec
 
 from eventcore.activity import ActivityQuery, Condition, Selection
-from eventcore.calendar import Span
+from eventcore.calendar import Span, to_instant
 from eventcore.contract.event_store.model import Model
-from eventcore.events import Book, Chunk, Counts, Event, ImportRecord
+from eventcore.dedup import member
+from eventcore.errors import Kind, StoreError
+from eventcore.events import Book, Chunk, Counts, DeadLetter, Event, ImportRecord
 from eventcore.ports import EventStore
-from eventcore.strategies import AN_INSTANT_US, a_chunk, an_event
+from eventcore.strategies import AN_INSTANT_US, a_chunk, a_death, an_event
 
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
@@ -17,6 +23,18 @@ MIDNIGHT_US = AN_INSTANT_US - 12 * HOUR_US
 DAY = "2026-03-01"
 """The day in the books on which `a_chunk` is received."""
 WHOLE_DAY: Span = ((MIDNIGHT_US, MIDNIGHT_US + DAY_US),)
+NO_EVENT_CAN_BE: Mapping[str, Mapping[str, Any]] = {
+    "id": {"event_id": b"fifteen bytes.."},
+    "user": {"user_id": "a\0b"},
+    "type": {"event_type": "a\0b"},
+    "surrogate user": {"user_id": "\ud800"},
+    "surrogate type": {"event_type": "\udfff"},
+    "surrogate": {"properties": '{"a":"\ud800"}'},
+    "1969": {"occurred_us": -1},
+    "year 10000": {"occurred_us": to_instant(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)) + 1},
+    "65 bits": {"occurred_us": 2**63},
+}
+"""What decoding never lets through and every store refuses, by a name for it: what to change in a good event."""
 
 _project_numbers = count(1)
 
@@ -50,6 +68,36 @@ def events_at(*offsets_us: int, user_id: str | None = None) -> list[Event]:
     ]
 
 
+def a_poison(event: Event | None = None, **changes: Any) -> Event:
+    """An event that every store refuses, otherwise like the one given; with a NUL in its user unless changes are."""
+    return msgspec.structs.replace(event or an_event(), **(changes or {"user_id": "a\0b"}))
+
+
+def a_burial(*events: Event, **others: Any) -> Chunk:
+    """A chunk of nothing but dead letters."""
+    return a_chunk(dead=[a_death(event) for event in events], **others)
+
+
+def names_of(*events: Event) -> list[bytes]:
+    """The names of these events as dead letters."""
+    return [member(event) for event in events]
+
+
+def letters_of(chunk: Chunk) -> list[DeadLetter]:
+    """What a store that has never seen any of them makes of the dead of a chunk."""
+    return [
+        DeadLetter(
+            event=death.event,
+            received_us=chunk.received_us,
+            import_id=chunk.import_id,
+            reason=death.reason,
+            attempts=death.attempts,
+            died_us=death.died_us,
+        )
+        for death in sorted(chunk.dead, key=lambda death: member(death.event))
+    ]
+
+
 def an_import() -> ImportRecord:
     """An import that has begun and not ended."""
     return ImportRecord(import_id=b"sixteen bytes of", source="ä file.csv", started_us=AN_INSTANT_US)
@@ -67,6 +115,12 @@ def a_busy_day() -> list[Chunk]:
         a_chunk(an_event(event_id=1, user_id="grace"), project="other", queued=True),
         a_chunk(an_event(event_id=7), conflicting=[an_event(event_id=7, user_id="x")], counts=Counts(conflicts=1)),
         a_chunk(*(an_event(event_id=number, user_id=f"user {number}") for number in range(100, 300))),
+        a_chunk(
+            an_event(event_id=8),
+            dead=[a_death(a_poison(an_event(event_id=9))), a_death(an_event(event_id=1, user_id="barbara"))],
+            import_id=b"sixteen bytes of",
+            queued=True,
+        ),
     ]
 
 
@@ -100,6 +154,16 @@ async def row_counts(store: EventStore, project: str = "default") -> dict[str, i
     return {table: counts.get(table, 0) for table in ("events", "users", "conflicts")}
 
 
+async def all_letters(store: EventStore, project: str = "default") -> list[DeadLetter]:
+    """The dead letters of a project, as far as a test has any."""
+    return list(await store.dead_letters(project, limit=10_000))
+
+
+async def count_dead(store: EventStore, project: str = "default") -> int:
+    """How many dead letters the store says it has."""
+    return (await store.describe()).counts[project]["dead"]
+
+
 async def ask_tallies(store: EventStore, query: ActivityQuery) -> list[tuple[int, int]]:
     """Users and events of every slot, one selection after the other."""
     snapshot = await store.activity(query)
@@ -113,6 +177,15 @@ async def ask_types(store: EventStore, query: ActivityQuery) -> list[dict[str, t
         {name: (len(part.users), part.events) for name, part in tally.types.items()}
         for tally in snapshot.selections[0].slots
     ]
+
+
+async def kind_of(call: Awaitable[object]) -> Kind | None:
+    """The kind of error that a call ends with; None when it ends well."""
+    try:
+        await call
+    except StoreError as error:
+        return error.kind
+    return None
 
 
 async def tell_everything(store: EventStore, chunks: Sequence[Chunk]) -> list[object]:
@@ -129,5 +202,6 @@ async def tell_everything(store: EventStore, chunks: Sequence[Chunk]) -> list[ob
         (await store.describe()).counts,
         [await store.find(project, ids) for project in projects],
         [list(await store.books(project, "1970-01-01", "9999-12-31")) for project in projects],
+        [await all_letters(store, project) for project in projects],
         [await store.activity(query) for query in queries],
     ]

@@ -29,6 +29,10 @@ class Closing(StoreFixtures):
         [
             lambda store: store.append([a_chunk(an_event())]),
             lambda store: store.append([]),
+            lambda store: store.check(a_chunk(an_event())),
+            lambda store: store.dead_letters("default", limit=1),
+            lambda store: store.replay("default", [bytes(32)]),
+            lambda store: store.drop("default", [bytes(32)]),
             lambda store: store.find("default", [an_id(1)]),
             lambda store: store.activity(a_query()),
             lambda store: store.books("default", DAY, DAY),
@@ -37,7 +41,21 @@ class Closing(StoreFixtures):
             lambda store: store.describe(),
             lambda store: store.verify(),
         ],
-        ids=["append", "append nothing", "find", "activity", "books", "record_import", "epoch", "describe", "verify"],
+        ids=[
+            "append",
+            "append nothing",
+            "check",
+            "dead_letters",
+            "replay",
+            "drop",
+            "find",
+            "activity",
+            "books",
+            "record_import",
+            "epoch",
+            "describe",
+            "verify",
+        ],
     )
     async def test_a_closed_store_refuses(
         self, store: EventStore, call: Callable[[EventStore], Awaitable[object]]
@@ -58,7 +76,7 @@ class Closing(StoreFixtures):
     async def test_everything_is_there_after_reopening(
         self, store: EventStore, reopen: Callable[[], Awaitable[EventStore]]
     ) -> None:
-        """Events, books, conflicts, imports, epoch, and the users' keys: every answer is the very same."""
+        """Events, books, conflicts, dead letters, imports, epoch, users' keys: every answer is the very same."""
         chunks = a_busy_day()
         for chunk in chunks:
             await store.append([chunk])

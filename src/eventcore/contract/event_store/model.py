@@ -8,7 +8,7 @@ not a store.
 import json
 import re
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from eventcore.activity import ActivityQuery, ActivitySnapshot, Condition, Selection
-from eventcore.events import Book, Chunk, Event, Receipt, StoredEvent
+from eventcore.events import Book, Chunk, DeadLetter, Death, Event, Receipt, Replay, StoredEvent
 
 Label = tuple[int, int | str, str | None]
 """A place in a snapshot: which selection, which slot (or ``before``), which event type (None for all)."""
@@ -62,11 +62,13 @@ class Model:
     Attributes:
         stored: what each project has stored, in order.
         conflicts: for each project, id and fingerprint of what lost against other content.
+        dead: for each project, the dead letters by name.
         chunk_ids: of queued chunks.
     """
 
     stored: dict[str, list[StoredEvent]] = field(default_factory=dict)
     conflicts: dict[str, set[tuple[bytes, bytes]]] = field(default_factory=dict)
+    dead: dict[str, dict[bytes, DeadLetter]] = field(default_factory=dict)
     chunk_ids: set[bytes] = field(default_factory=set)
     _books: dict[str, dict[str, Counter[str]]] = field(default_factory=dict)
 
@@ -76,33 +78,79 @@ class Model:
             return Receipt()
         if chunk.queued:
             self.chunk_ids.add(chunk.chunk_id)
-        stored = self.stored.setdefault(chunk.project, [])
-        conflicts = self.conflicts.setdefault(chunk.project, set())
-        outcomes = []
-        for event in chunk.events:
-            known = [one.event for one in stored if one.event.event_id == event.event_id]
-            if not known:
-                stored.append(StoredEvent(event=event, received_us=chunk.received_us, import_id=chunk.import_id))
-                outcomes.append("stored")
-            elif _content(known[0]) == _content(event):
-                outcomes.append("duplicate")
-            else:
-                outcomes.append("conflict")
-                conflicts.add((event.event_id, event.fingerprint))
-        conflicts |= {(event.event_id, event.fingerprint) for event in chunk.conflicting}
-        self._enter(chunk, Counter(outcomes))
+        outcomes = [
+            self._take(
+                chunk.project, StoredEvent(event=event, received_us=chunk.received_us, import_id=chunk.import_id)
+            )
+            for event in chunk.events
+        ]
+        for event in chunk.conflicting:
+            self.conflicts.setdefault(chunk.project, set()).add((event.event_id, event.fingerprint))
+        self._enter(chunk, Counter(outcomes), Counter(self._bury(chunk, death) for death in chunk.dead))
         return Receipt(
             duplicates=tuple(index for index, outcome in enumerate(outcomes) if outcome == "duplicate"),
             conflicts=tuple(index for index, outcome in enumerate(outcomes) if outcome == "conflict"),
         )
 
-    def _enter(self, chunk: Chunk, outcomes: Counter[str]) -> None:
-        day = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=chunk.received_us)).date().isoformat()
-        book = self._books.setdefault(chunk.project, {}).setdefault(day, Counter())
+    def replay(self, project: str, names: Iterable[bytes]) -> Replay | None:
+        """Store dead letters after all; None when one of them has a NUL in its user, which no store takes."""
+        letters = self.dead.get(project, {})
+        replayed = [letters[name] for name in names if name in letters]
+        if any("\0" in letter.event.user_id for letter in replayed):
+            return None
+        outcomes: Counter[str] = Counter()
+        for letter in replayed:
+            outcome = self._take(
+                project, StoredEvent(event=letter.event, received_us=letter.received_us, import_id=letter.import_id)
+            )
+            outcomes[outcome] += 1
+            column = {"duplicate": "duplicate_at_store", "conflict": "conflict_at_store"}.get(outcome, outcome)
+            book = self._books[project][_day(letter.received_us)]
+            book["dead"] -= 1
+            book[column] += 1
+            del letters[letter.event.event_id + letter.event.fingerprint]
+        return Replay(stored=outcomes["stored"], duplicates=outcomes["duplicate"], conflicts=outcomes["conflict"])
+
+    def drop(self, project: str, names: Iterable[bytes]) -> int:
+        """Forget dead letters; the books keep them."""
+        letters = self.dead.get(project, {})
+        return len([letters.pop(name) for name in names if name in letters])
+
+    def _take(self, project: str, new: StoredEvent) -> str:
+        """Store an event, or keep it as a conflict, or neither."""
+        stored = self.stored.setdefault(project, [])
+        known = [one.event for one in stored if one.event.event_id == new.event.event_id]
+        if not known:
+            stored.append(new)
+            return "stored"
+        if _content(known[0]) == _content(new.event):
+            return "duplicate"
+        self.conflicts.setdefault(project, set()).add((new.event.event_id, new.event.fingerprint))
+        return "conflict"
+
+    def _bury(self, chunk: Chunk, death: Death) -> str:
+        """Keep a dead letter; of one that is there already only the last attempt is new."""
+        letters = self.dead.setdefault(chunk.project, {})
+        name = death.event.event_id + death.event.fingerprint
+        first = letters.get(name)
+        letters[name] = DeadLetter(
+            event=death.event,
+            received_us=first.received_us if first else chunk.received_us,
+            import_id=first.import_id if first else chunk.import_id,
+            reason=death.reason,
+            attempts=death.attempts,
+            died_us=death.died_us,
+        )
+        return "known" if first else "new"
+
+    def _enter(self, chunk: Chunk, outcomes: Counter[str], deaths: Counter[str]) -> None:
+        book = self._books.setdefault(chunk.project, {}).setdefault(_day(chunk.received_us), Counter())
         book["duplicates"] += chunk.counts.duplicates
         book["conflicts"] += chunk.counts.conflicts
         book["rejected"] += chunk.counts.rejected
         book["stored"] += outcomes["stored"]
+        book["dead"] += deaths["new"]
+        book["duplicate_at_store"] += deaths["known"]
         if chunk.queued:
             book["duplicate_at_store"] += outcomes["duplicate"]
             book["conflict_at_store"] += outcomes["conflict"]
@@ -114,7 +162,8 @@ class Model:
         """The books of every day: accepted and received are the sums that the two equations make of them."""
         books = []
         for day, entries in sorted(self._books.get(project, {}).items()):
-            accepted = entries["stored"] + entries["duplicate_at_store"] + entries["conflict_at_store"]
+            ended = ("stored", "duplicate_at_store", "conflict_at_store", "dead")
+            accepted = sum(entries[column] for column in ended)
             received = accepted + entries["duplicates"] + entries["conflicts"] + entries["rejected"]
             books.append(Book(date=day, accepted=accepted, received=received, **entries))
         return books
@@ -122,6 +171,10 @@ class Model:
     def found(self, project: str) -> dict[bytes, StoredEvent]:
         """Everything stored, by id."""
         return {one.event.event_id: one for one in self.stored.get(project, [])}
+
+    def letters(self, project: str) -> list[DeadLetter]:
+        """The dead letters, in the order of their names."""
+        return [letter for _, letter in sorted(self.dead.get(project, {}).items())]
 
     def counts(self, project: str) -> dict[str, int]:
         """How many events, users and conflicts."""
@@ -156,6 +209,10 @@ class Model:
                 if labels:
                     places.setdefault(event.user_id, set()).update(labels)
         return Seen(events, Counter(map(frozenset, places.values())))
+
+
+def _day(instant_us: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=instant_us)).date().isoformat()
 
 
 def _selected(event: Event, selection: Selection) -> bool:

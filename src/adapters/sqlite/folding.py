@@ -1,0 +1,69 @@
+"""The fold: deltas become rows of users and counts, in the transaction that takes them away.
+
+Runs in the writer's transaction, which nobody else can have at the same time; whatever is not committed never happened.
+What rows are is in `eventcore.projection`. Not here: when to fold (`writer`).
+"""
+
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from adapters.sqlite.database import Damaged, Database
+from adapters.sqlite.rows import unpack
+from eventcore.calendar import find_zone
+from eventcore.projection import Change, Fold, Key
+
+KEPT_FOLDS = 256
+"""How many folds a reader may be behind without reading everything anew."""
+
+KEPT_MARKS = 10_000
+"""How many deltas a writer may be behind, and still see that the store is the one it knew."""
+
+_DELTAS_AT_ONCE = 20
+_ROWS_AT_ONCE = 400
+"""Rows that are changed and written together, so that a fold of a long history does not hold all of them twice."""
+
+
+def fold(database: Database, most_events: int) -> int:
+    """Fold about so many events of one project; see `EventStore.fold`."""
+    found = database.first("next_fold", most_events=most_events)
+    if found is None:
+        return 0
+    project_key, last_key = found
+    facts = Fold(projection_zone(database))
+    events = 0
+    delta_key = 0
+    while delta_key < last_key:
+        delta_key, *columns = database.first(
+            "deltas_between", project_key=project_key, delta_key=delta_key, last_key=last_key, rows=_DELTAS_AT_ONCE
+        )
+        users, quarters, types = map(unpack, columns)
+        if not len(users) == len(quarters) == len(types):
+            raise Damaged
+        facts.add(quarters, types, users)
+        events += len(users)
+    changes = sorted(facts.changes().items())
+    for start in range(0, len(changes), _ROWS_AT_ONCE):
+        _write(database, project_key, changes[start : start + _ROWS_AT_ONCE])
+    database.run("keep_marks", project_key=project_key, last_key=last_key)
+    database.run("forget_marks", kept=KEPT_MARKS)
+    database.run("delete_deltas", project_key=project_key, last_key=last_key)
+    database.run(
+        "put_fold", project_key=project_key, keys=msgspec.json.encode([tuple(key) for key, _ in changes]).decode()
+    )
+    database.run("forget_folds", project_key=project_key, kept=KEPT_FOLDS)
+    return events
+
+
+def projection_zone(database: Database) -> ZoneInfo:
+    """Whose local days and months the projection keeps."""
+    return find_zone(database.first("setting", key="projection_zone")[0])
+
+
+def _write(database: Database, project_key: int, changes: list[tuple[Key, Change]]) -> None:
+    rows = []
+    for key, change in changes:
+        stored = database.first("bitmap", project_key=project_key, **key._asdict())
+        users, distinct = change.onto(key.grain, None if stored is None else stored[0])
+        rows.append((project_key, *key, change.events, distinct, users))
+    database.insert("put_bitmap", list(zip(*rows, strict=True)))
