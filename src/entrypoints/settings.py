@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         repr=False,
         min_length=1,
     )
+    store_read_url: str | None = Field(
+        None, description="where statistics are read, for instance a replica; the store itself when unset", repr=False
+    )
     dedup_url: str = Field(
         "memory://", description="the cache of known events: memory://, redis://…", repr=False, min_length=1
     )
@@ -96,6 +99,13 @@ class Settings(BaseSettings):
     )
     grace_seconds: int = Field(
         10, description="time that requests under way have to finish after SIGTERM", ge=1, le=3_600
+    )
+
+    worker_port: int = Field(
+        8001, description="the port of a worker's health and metrics; 0 takes any free one", ge=0, le=65_535
+    )
+    worker_lanes: int = Field(
+        2, description="transactions that a worker prepares and writes at the same time", ge=1, le=64
     )
 
     @field_validator("reporting_zone")

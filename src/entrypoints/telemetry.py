@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
+from eventcore.draining import Drained
 from eventcore.events import Outcome
 
 LogFormat = Literal["auto", "json", "console"]
@@ -123,6 +124,54 @@ class Metrics:
         method = method if method in _METHODS else "other"
         self._requests.labels(method, endpoint, str(status)).inc()
         self._request_seconds.labels(method, endpoint).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class WorkerMetrics:
+    """The metrics of a worker."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._messages = Counter(
+            "worker_messages_total", "Messages taken from the queue and acknowledged.", registry=self.registry
+        )
+        self._events = Counter(
+            "worker_events_total",
+            "Events of these messages: new in the store, there already, in conflict, or dead letters.",
+            ["result"],
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "worker_failures_total",
+            "Attempts to fetch or to store that failed, by code.",
+            ["code"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "worker_store_duration_seconds",
+            "Time from fetching messages to their acknowledgement.",
+            registry=self.registry,
+            buckets=_REQUEST_SECONDS,
+        )
+        for result in ("stored", "duplicate", "conflict", "dead"):
+            self._events.labels(result)
+
+    def count(self, drained: Drained, seconds: float) -> None:
+        """Count what became of the messages of one fetch."""
+        self._messages.inc(drained.messages)
+        self._events.labels("duplicate").inc(drained.duplicates)
+        self._events.labels("conflict").inc(drained.conflicts)
+        self._events.labels("dead").inc(drained.dead)
+        self._events.labels("stored").inc(drained.stored)
+        self._seconds.observe(seconds)
+
+    def count_failure(self, code: str) -> None:
+        """Count an attempt that failed; codes are ours, so the set of labels is bounded."""
+        self._failures.labels(code).inc()
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format."""

@@ -5,16 +5,20 @@ event is counted as accepted only behind the acknowledgement, and marked in the 
 loses events. Not here: reading bytes (`decoding`), HTTP, time and randomness, which are arguments.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from eventcore.chunks import cut
 from eventcore.decoding import Decoded
 from eventcore.dedup import collapse, member, namespace, same_content
+from eventcore.errors import StoreError
 from eventcore.events import Chunk, Counts, Event, Outcome, Problem, Receipt, StoredEvent
 from eventcore.ports import DedupCache, EventStore, Queue
 
 _COMPARED_AT_ONCE = 64
 """Stored events that are looked at together; each may have 256 KiB, whatever is compared with it."""
+_EPOCH_SECONDS = 0.1
+"""How long a batch that a queue can take waits for a store that may be away; it is lost time for every sender."""
 _CONFLICT_IN_BATCH = "an earlier event of this batch has the same event_id and other content; the earlier one is kept"
 _DUPLICATE_IN_BATCH = "an earlier event of this batch is the same; with strict, a batch names each event once"
 _CONFLICT = "an event with this event_id and other content is stored already; the stored one stays"
@@ -37,7 +41,8 @@ async def accept(
     Args:
         decoded: the batch.
         project: whose events these are.
-        store: asked only for its epoch.
+        store: asked only for its epoch; where the queue answers first it may be away, and then nothing is taken for
+            seen and nothing is marked.
         cache: knows some of what is stored already.
         queue: makes the rest durable.
         now_us: when the batch was received.
@@ -72,10 +77,11 @@ async def accept(
         return _refused(decoded, repeats, losers)
 
     members = [member(decoded.events[position]) for position in firsts]
-    epoch = await store.epoch()
-    seen = await cache.seen(namespace(epoch, project), members)
+    epoch = await _epoch(store, queue)
+    # Without an epoch nobody knows what the cache's marks are worth.
+    seen = [False] * len(firsts) if epoch is None else await cache.seen(namespace(epoch, project), members)
     unseen, chunks, receipts = await publish_unseen(seen)
-    if any(seen) and (newer := await store.epoch()) != epoch:
+    if any(seen) and (newer := await _epoch(store, queue)) not in (epoch, None):
         # The store became another one while its old epoch was believed: what the cache knew is worth nothing.
         epoch = newer
         unseen, chunks, receipts = await publish_unseen([False] * len(firsts))
@@ -88,10 +94,11 @@ async def accept(
         duplicates += [unseen[start + index] for index in receipt.duplicates]
         conflicts += [unseen[start + index] for index in receipt.conflicts]
         start += len(chunk.events)
-    lost = set(conflicts)
-    await cache.mark(
-        namespace(epoch, project), [member(decoded.events[position]) for position in unseen if position not in lost]
-    )
+    if epoch is not None:
+        lost = set(conflicts)
+        await cache.mark(
+            namespace(epoch, project), [member(decoded.events[position]) for position in unseen if position not in lost]
+        )
 
     return _outcome(
         decoded,
@@ -99,6 +106,16 @@ async def accept(
         conflicts_in_batch=losers,
         conflicts_at_store=conflicts,
     )
+
+
+async def _epoch(store: EventStore, queue: Queue) -> str | None:
+    """The store's epoch; None when the store does not tell it in time and is not needed, as a queue lies between."""
+    if not queue.answers_first:
+        return await store.epoch()
+    try:
+        return await asyncio.wait_for(store.epoch(), _EPOCH_SECONDS)
+    except (StoreError, TimeoutError):
+        return None
 
 
 async def preview(decoded: Decoded, *, project: str, store: EventStore) -> Outcome:

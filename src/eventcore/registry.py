@@ -11,11 +11,13 @@ from typing import Any
 from eventcore.errors import EventcoreError, Kind
 
 STORES = "eventcore.stores"
-"""``async def open_store(url) -> EventStore``"""
+"""``async def open_store(url) -> EventStore``, with a parameter ``read_url=None`` where it can read from replicas"""
 DEDUP_CACHES = "eventcore.dedup"
 """``async def open_dedup(url) -> DedupCache``"""
 QUEUES = "eventcore.queues"
 """``async def open_queue(url, *, store) -> Queue``"""
+CONSUMERS = "eventcore.consumers"
+"""``async def open_consumer(url) -> Consumer``, for the scheme of a queue that answers first"""
 MIGRATIONS = "eventcore.migrations"
 """``async def migrate(url, *, check=False) -> tuple[int, int]``: the schema found and the schema wanted"""
 
@@ -37,7 +39,15 @@ def find_adapter(group: str, url: str) -> Any:
         )
     scheme = found[1]
     for entry in entry_points(group=group, name=scheme):
-        return entry.load()
+        try:
+            return entry.load()
+        except ModuleNotFoundError as error:
+            raise EventcoreError(
+                Kind.UNSUPPORTED,
+                "missing_driver",
+                f"the driver for {scheme}:// is not installed (no module {error.name}): install eventcore-analytics "
+                "with the extra postgres, redis or nats, e.g. pip install 'eventcore-analytics[postgres]'",
+            ) from error
     raise EventcoreError(
         Kind.UNSUPPORTED,
         "unknown_scheme",

@@ -1,5 +1,6 @@
 """The container: opens in order, closes in reverse, and closes what was opened when the next part fails."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -66,6 +67,34 @@ async def test_parts_are_closed_when_their_user_fails(seen: list[str]) -> None:
         async with open_eventcore(settings()):
             raise ZeroDivisionError
     assert "close stores" in seen
+
+
+async def test_whoever_is_cancelled_while_a_part_opens_leaves_nothing_open(
+    seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = asyncio.Event()
+
+    def find_adapter(group: str, url: str) -> Any:
+        async def open_part(url: str, **_: Any) -> Part:
+            await gate.wait()
+            return Part(group.rpartition(".")[2], seen)
+
+        return open_part
+
+    monkeypatch.setattr(entrypoints.container, "find_adapter", find_adapter)
+
+    async def use() -> None:
+        async with open_eventcore(settings()):
+            raise AssertionError("it must not be used")
+
+    task = asyncio.create_task(use())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(seen[3:]) == [line.replace("open", "close") for line in sorted(seen[:3])]
 
 
 async def test_limits_and_zone_reach_the_core() -> None:

@@ -20,6 +20,7 @@ from entrypoints.cli.session import find_schema, wait_for
 from eventcore.errors import EventcoreError
 
 PACKAGES: Final = ("eventcore-analytics", "msgspec", "pyroaring", "typer", "fastapi", "uvicorn", "pydantic", "tzdata")
+DRIVERS: Final = ("asyncpg", "redis", "nats-py")
 _EARLIEST_YEAR: Final = 2025  # this was written then; a clock that shows less is wrong
 _CLOCK_SECONDS: Final = 0.05
 _MOST_DRIFT_SECONDS: Final = 0.5
@@ -70,6 +71,11 @@ def _look_at_versions(report: _Report) -> None:
             report.well(name, version(name))
         except PackageNotFoundError:
             report.wrong(name, "not installed; pip install 'eventcore-analytics[server]'")
+    for name in DRIVERS:
+        try:
+            report.well(name, version(name))
+        except PackageNotFoundError:
+            report.well(name, "not installed; only for the servers it speaks to")
 
 
 def _look_at_clock(report: _Report) -> None:
@@ -130,12 +136,20 @@ async def _look_at_store(report: _Report, settings: Any) -> None:
                 return
         async with open_eventcore(settings) as core:
             description = await core.store.describe()
+            if core.queue.answers_first:
+                waiting = [(await core.queue.pending(project)).events for project in description.counts]
+                report.well("queue", f"{shown_url(settings.queue_url)}, {sum(waiting):,} events pending")
     except EventcoreError as error:
-        report.wrong("store", error.message)
+        report.wrong("servers", error.message)
         return
     report.well("store", f"{description.technology}, schema {description.schema}, epoch {description.epoch}")
-    durable = "survives a crash of the machine" if description.durable else "not durable: gone when the process ends"
-    report.well("durability", durable)
+    if description.durable:
+        report.well("durability", "what is accepted survives a crash of the machine")
+    elif description.technology == "memory":
+        report.well("durability", "not durable: gone when the process ends")
+    else:
+        off = ", ".join(f"{name} is {value}" for name, value in description.settings.items() if value == "off")
+        report.wrong("durability", f"what is accepted may be lost when the machine crashes: {off}; switch it on")
     for name, value in description.settings.items():
         report.well(f"store {name}", value)
     for project, counts in description.counts.items():

@@ -1,5 +1,8 @@
 """``eventcore migrate`` and ``eventcore verify``: the store's schema, and whether its books balance."""
 
+import asyncio
+import time
+from itertools import count
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,18 +17,21 @@ if TYPE_CHECKING:
 
     from entrypoints.settings import Settings
 
-NO_STORE = "there is no store yet; `eventcore migrate` makes one, and so does the first import or `eventcore serve`"
+NO_STORE = "there is no store yet; `eventcore migrate` makes one"
 
 
 def migrate_command(
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; exit 1 when there is something to do.")
     ] = False,
+    wait: Annotated[
+        int, typer.Option("--wait", metavar="SECONDS", min=0, help="How long to wait for a server that is away.")
+    ] = 0,
     store_url: StoreUrl = None,
 ) -> None:
     """Bring the store's schema up to date; a store that is not there is made."""
     settings = read_settings(store_url=store_url)
-    schema = wait_for(find_schema(settings.store_url))
+    schema = wait_for(_find_schema_in_time(settings.store_url, wait))
     if schema is None:
         print("this store has no schema; nothing to do")
         return
@@ -42,6 +48,23 @@ def migrate_command(
         raise typer.Exit(Exit.FAILURE)
     wait_for(_migrate(settings))
     print(f"made a store with schema {wanted}" if found == 0 else f"brought the store from schema {found} to {wanted}")
+
+
+async def _find_schema_in_time(store_url: str, wait_seconds: float) -> tuple[int, int] | None:
+    """As `find_schema`, but a server may take some time to come."""
+    from entrypoints.patience import pause_seconds
+    from eventcore.errors import EventcoreError
+
+    until = time.monotonic() + wait_seconds
+    for attempt in count(1):
+        try:
+            return await find_schema(store_url)
+        except EventcoreError as error:
+            left = until - time.monotonic()
+            if not error.retryable or left <= 0:
+                raise
+            await asyncio.sleep(min(left, pause_seconds(attempt)))
+    raise AssertionError  # an endless count has no end
 
 
 async def _migrate(settings: "Settings") -> None:

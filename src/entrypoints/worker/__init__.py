@@ -1,0 +1,1 @@
+"""The worker: takes events from the queue into the store, any number of processes beside each other."""
