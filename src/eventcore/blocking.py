@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from eventcore.answers import Answer
+from eventcore.dead_letters import Chosen, DeadPage, Dropped, Replayed
 from eventcore.events import DEFAULT_PROJECT, Book, Outcome, StoredEvent
 from eventcore.library import DEFAULT_STORE_URL
 from eventcore.library import open as open_async
@@ -69,6 +70,18 @@ class BlockingEventcore:
     def books(self, first: str | date, last: str | date, *, project: str = DEFAULT_PROJECT) -> Sequence[Book]:
         """See `Eventcore.books`."""
         return self._wait(self._inner.books(first, last, project=project))
+
+    def dead_letters(self, **more: Any) -> DeadPage:
+        """See `Eventcore.dead_letters`."""
+        return self._wait(self._inner.dead_letters(**more))
+
+    def replay_dead_letters(self, chosen: Chosen, *, project: str = DEFAULT_PROJECT) -> Replayed:
+        """See `Eventcore.replay_dead_letters`."""
+        return self._wait(self._inner.replay_dead_letters(chosen, project=project))
+
+    def drop_dead_letters(self, chosen: Chosen, *, project: str = DEFAULT_PROJECT) -> Dropped:
+        """See `Eventcore.drop_dead_letters`."""
+        return self._wait(self._inner.drop_dead_letters(chosen, project=project))
 
     def close(self) -> None:
         """Close the store and end the thread; a second call does nothing."""

@@ -14,9 +14,10 @@ from uuid import UUID
 
 import msgspec
 
-from eventcore import ingestion
+from eventcore import dead_letters, ingestion
 from eventcore.answers import Answer, Question, answer, parse_range
 from eventcore.calendar import format_instant, to_instant
+from eventcore.dead_letters import Chosen, DeadPage, Dropped, Replayed
 from eventcore.decoding import Decoded, Form, decode, is_event_id
 from eventcore.errors import EventcoreError, Kind
 from eventcore.events import DEFAULT_PROJECT, Book, Outcome, StoredEvent, is_project_name
@@ -193,6 +194,60 @@ class Eventcore:
         check_project(project)
         days = parse_range(first, last)
         return await self.store.books(project, days[0].isoformat(), days[1].isoformat())
+
+    async def dead_letters(
+        self,
+        *,
+        project: str = DEFAULT_PROJECT,
+        limit: int | str = 100,
+        after: str = "",
+        event_id: str | UUID | None = None,
+    ) -> DeadPage:
+        """Accepted events that the store refused, each whole and with the reason; a page of them.
+
+        Args:
+            project: whose.
+            limit: how many, 1 to 1,000; a page of very large events ends earlier.
+            after: what the page before gave as ``next``; empty for the first one.
+            event_id: only letters of the event with this id, one for each content that it was sent with.
+
+        Raises:
+            EventcoreError: an argument is none that could be meant.
+            StoreError: the store does not answer.
+        """
+        check_project(project)
+        return await dead_letters.read_page(
+            self.store,
+            project,
+            limit=dead_letters.parse_limit(limit),
+            after=dead_letters.parse_after(after),
+            event_ids=None if event_id is None else [dead_letters.parse_dead_id(event_id)],
+        )
+
+    async def replay_dead_letters(self, chosen: Chosen, *, project: str = DEFAULT_PROJECT) -> Replayed:
+        """Store dead letters after all, when what the store refused them for is mended.
+
+        What is still refused stays a dead letter, and its neighbours are stored.
+
+        Args:
+            chosen: the ids of at most 1,000 events, or ``"all"``.
+            project: whose.
+
+        Raises:
+            EventcoreError: an id is none, or there are too many or none.
+            StoreError: the store failed in the middle; doing the same again is safe, and goes on.
+        """
+        check_project(project)
+        return await dead_letters.replay(self.store, project, dead_letters.parse_chosen(chosen))
+
+    async def drop_dead_letters(self, chosen: Chosen, *, project: str = DEFAULT_PROJECT) -> Dropped:
+        """Delete dead letters for ever; arguments and errors as those of `replay_dead_letters`.
+
+        The books keep them as ``dead``. The store begins a new epoch: every dedup cache forgets what it knew, because
+        the events of the dropped letters may be sent again, and must not be taken for stored then.
+        """
+        check_project(project)
+        return await dead_letters.drop(self.store, project, dead_letters.parse_chosen(chosen))
 
     async def close(self) -> None:
         """Close the queue, the cache and the store, in this order."""

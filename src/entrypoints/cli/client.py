@@ -3,9 +3,10 @@
 Not here: what is asked, and how the answer is printed (`stats`).
 """
 
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 import msgspec
@@ -21,6 +22,7 @@ _EXITS: Final = {
     HTTPStatus.BAD_REQUEST: Exit.USAGE,
     HTTPStatus.UNAUTHORIZED: Exit.NOT_ALLOWED,
     HTTPStatus.FORBIDDEN: Exit.NOT_ALLOWED,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Exit.USAGE,
     HTTPStatus.UNPROCESSABLE_ENTITY: Exit.USAGE,
     HTTPStatus.BAD_GATEWAY: Exit.UNREACHABLE,
     HTTPStatus.SERVICE_UNAVAILABLE: Exit.UNREACHABLE,
@@ -30,37 +32,68 @@ _EXITS: Final = {
 
 
 def ask_server(url: str, path: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """GET a document from a server.
+    """GET a document from a server; arguments and errors as those of `request_server`.
+
+    Raises:
+        CommandError: also when its answer is not one of ours.
+    """
+    try:
+        document = msgspec.json.decode(request_server(url, path, parameters))
+        if isinstance(document, dict) and "data" in document:
+            return document
+    except msgspec.DecodeError:
+        pass
+    raise not_ours()
+
+
+def request_server(
+    url: str,
+    path: str,
+    parameters: dict[str, Any],
+    *,
+    body: dict[str, Any] | None = None,
+    wait_seconds: float = TIMEOUT_SECONDS,
+) -> bytes:
+    """What a server answers, JSON if it is one of ours.
 
     Args:
         url: where the server is, as it announces itself.
         path: the route.
         parameters: the query; None leaves a parameter out.
+        body: what to POST; without one it is a GET.
+        wait_seconds: how long the server may take to answer.
 
     Raises:
-        CommandError: the URL is none, the server is not reachable or refuses, or its answer is not one of ours.
+        CommandError: the URL is none, or the server is not reachable or refuses.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise CommandError("--url: give the server's address, like http://127.0.0.1:8000")
+    parts = _server_address(url)
     query = {name: value for name, value in parameters.items() if value is not None}
+    timeout = httpx.Timeout(TIMEOUT_SECONDS, read=wait_seconds)
+    method = "GET" if body is None else "POST"
     try:
-        answer = httpx.get(url.rstrip("/") + path, params=query, timeout=TIMEOUT_SECONDS)
+        answer = httpx.request(method, url.rstrip("/") + path, params=query, json=body, timeout=timeout)
     except httpx.TimeoutException as error:
-        message = f"the server at {parts.hostname} does not answer within {TIMEOUT_SECONDS:.0f} seconds"
+        message = f"the server at {parts.hostname} does not answer within {wait_seconds:.0f} seconds"
         raise CommandError(message, code=Exit.UNREACHABLE) from error
     except (httpx.TransportError, httpx.InvalidURL) as error:
         message = f"no server is reachable at {parts.scheme}://{printable(parts.netloc.rpartition('@')[2])}"
         raise CommandError(f"{message}; `eventcore serve` starts one", code=Exit.UNREACHABLE) from error
     if answer.status_code != HTTPStatus.OK:
         raise _refused(answer)
-    try:
-        document = msgspec.json.decode(answer.content)
-        if isinstance(document, dict) and "data" in document:
-            return document
-    except msgspec.DecodeError:
-        pass
-    raise CommandError("what answers at --url is not eventcore", code=Exit.FAILURE)
+    return answer.content
+
+
+def not_ours() -> CommandError:
+    """The error of an answer that eventcore does not give."""
+    return CommandError("what answers at --url is not eventcore", code=Exit.FAILURE)
+
+
+def _server_address(url: str) -> SplitResult:
+    with suppress(ValueError):  # an open bracket
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment:
+            return parts
+    raise CommandError("--url: give the server's address, like http://127.0.0.1:8000")
 
 
 def _refused(answer: httpx.Response) -> CommandError:

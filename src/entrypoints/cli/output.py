@@ -5,6 +5,7 @@ outside is shown with its unprintable characters escaped. Not here: what the row
 """
 
 import csv
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,14 +29,22 @@ def print_document(document: Any) -> None:
     text = msgspec.json.encode(document)
     if sys.stdout.isatty():
         text = msgspec.json.format(text, indent=2)
-    sys.stdout.write(text.decode() + "\n")
+    _print_json(text)
+
+
+def _print_json(text: bytes) -> None:
+    """Print JSON; on a terminal with what JSON leaves raw escaped as well, which says the same."""
+    lines = text.decode().split("\n")
+    if sys.stdout.isatty():
+        lines = ["".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line) for line in lines]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], form: Format, *, names: Sequence[str] = ()) -> None:
     """Print flat rows as JSON lines or CSV; all have the same keys, which are ``names`` if there may be no row."""
     if form is Format.JSONL:
         for row in rows:
-            sys.stdout.write(msgspec.json.encode(row).decode() + "\n")
+            _print_json(msgspec.json.encode(row))
     elif rows or names:
         writer = csv.DictWriter(sys.stdout, rows[0].keys() if rows else names, lineterminator="\n")
         writer.writeheader()
@@ -43,6 +52,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], form: Format, *, names: Sequen
 
 
 def _csv_cell(value: Any) -> Any:
+    if isinstance(value, str) and sys.stdout.isatty():
+        return printable(value)
     return str(value).lower() if isinstance(value, bool) else value
 
 

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Scope
 
 from entrypoints.container import open_eventcore
-from entrypoints.http import docs, events, health, models, stats
+from entrypoints.http import dead, docs, events, health, models, stats
 from entrypoints.http.frame import Frame
 from entrypoints.http.guards import refuse_foreign
 from entrypoints.http.ingest import Ingest
@@ -38,6 +38,15 @@ def _problems(**meanings: str) -> dict[int | str, dict[str, Any]]:
 
 _COMMON = _problems(
     _403="Host or Origin is not this machine", _422="a parameter has no answer", _503="send the same again"
+)
+
+
+_BAD_BODY = _problems(
+    _400="the body is no JSON object",
+    _408="the body did not come in time; send the same again",
+    _413="a limit on size or number",
+    _415="not a Content-Type or Content-Encoding that is accepted",
+    _422="a member of the body or a parameter has no meaning",
 )
 
 
@@ -78,6 +87,13 @@ def create_app(settings: Settings, eventcore: Eventcore | None = None) -> FastAP
     _add_ingest(app, settings, metrics)
     _add_metrics(app, metrics)
     app.include_router(events.router)
+    app.include_router(
+        dead.make_router(
+            body_timeout_seconds=settings.body_timeout_seconds,
+            found_none=_problems(_404="there is no dead letter of this id"),
+            bad_body=_BAD_BODY,
+        )
+    )
     app.include_router(stats.router)
     app.include_router(health.router)
     if settings.docs:

@@ -8,7 +8,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from eventcore.dead_letters import MOST_EVENT_IDS
+
 EXAMPLE_ID: Final = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e1f"
+EXAMPLE_DEAD_ID: Final = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0eff"
 EXAMPLE_EVENT: Final[dict[str, Any]] = {
     "event_id": EXAMPLE_ID,
     "user_id": "ada",
@@ -204,6 +207,53 @@ class BooksAnswer(Model):
     meta: BooksMeta
 
 
+class DeadEvent(Model):
+    """An accepted event that the store refused, as far as JSON can say what it holds."""
+
+    event_id: str = Field(description="a UUID; hexadecimal digits of an id that is none")
+    user_id: str = Field(description="as sent")
+    event_type: str = Field(description="as sent")
+    occurred_at: str = Field(description="RFC 3339 in UTC; outside the years 1 to 9999 microseconds since 1970")
+    properties: dict[str, Any] | str = Field(description="the object as sent; as a string what is no JSON object")
+    received_at: str = Field(description="when the request that brought it was received, RFC 3339 in UTC")
+    import_id: str | None = Field(description="the import that it came from")
+    reason: str = Field(description="why the store refused it, at the last attempt to take it in")
+    attempts: int = Field(description="how often that was tried")
+    died_at: str = Field(description="when it was given up, RFC 3339 in UTC")
+    name: str = Field(description="unique in the project; after goes on behind it")
+
+
+class DeadMeta(Model):
+    """What has to be known about a page of dead letters."""
+
+    definition: str
+    next: str | None = Field(description="give it as after for the next page; null when this is the last one")
+
+
+class DeadEventsAnswer(Model):
+    """Dead letters, in the order of their names."""
+
+    data: list[DeadEvent]
+    meta: DeadMeta
+
+
+class ReplayAnswer(Model):
+    """What became of dead letters that were replayed."""
+
+    stored: int = Field(description="stored now")
+    duplicates: int = Field(description="stored already, with equal content")
+    conflicts: int = Field(description="the id is stored already with other content, which stays")
+    refused: int = Field(description="the store refuses them still; they stay dead letters")
+    missing: int = Field(description="ids without a dead letter, and letters that went while this ran")
+
+
+class DropAnswer(Model):
+    """What became of dead letters that were dropped."""
+
+    dropped: int = Field(description="gone for ever")
+    missing: int = Field(description="ids without a dead letter, and letters that went while this ran")
+
+
 class Check(Model):
     """One dependency."""
 
@@ -224,6 +274,36 @@ class Alive(Model):
 
     status: str
 
+
+CHOICE_CONTENT: Final[dict[str, Any]] = {
+    "schema": {
+        "oneOf": [
+            {
+                "type": "object",
+                "properties": {
+                    "event_ids": {
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "minItems": 1,
+                        "maxItems": MOST_EVENT_IDS,
+                    }
+                },
+                "required": ["event_ids"],
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "properties": {"all": {"const": True}},
+                "required": ["all"],
+                "additionalProperties": False,
+            },
+        ]
+    },
+    "examples": {
+        "some": {"summary": "the dead letters of these events", "value": {"event_ids": [EXAMPLE_DEAD_ID]}},
+        "all": {"summary": "all of the project", "value": {"all": True}},
+    },
+}
 
 BATCH_SCHEMA: Final[dict[str, Any]] = {
     "oneOf": [

@@ -247,6 +247,7 @@ def test_dates_default_to_the_last_30_days_of_the_zone(eventcore: Command) -> No
         (["dau", "--format", "xml"], "xml"),
         (["dau", "--form", "x"], "--form"),
         (["dau", "--url", "ftp://x"], "--url"),
+        (["dau", "--url", "http://["], "--url"),
         (["nothing"], "nothing"),
     ],
 )

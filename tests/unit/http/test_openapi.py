@@ -5,6 +5,7 @@ import re
 import shlex
 from html import unescape
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from entrypoints.http.app import create_app
 from entrypoints.http.docs import example_url, operations
 from entrypoints.settings import Settings
 from eventcore.service import Eventcore
+from eventcore.strategies import a_chunk, a_death, an_event
 
 ANSWERS = {
     "/events": models.BatchAnswer,
@@ -23,14 +25,23 @@ ANSWERS = {
     "/stats/top-events": models.TopEventsAnswer,
     "/stats/retention": models.RetentionAnswer,
     "/stats/ingestion": models.BooksAnswer,
+    "/dead-events": models.DeadEventsAnswer,
+    "/dead-events/{event_id}": models.DeadEventsAnswer,
     "/health": models.Health,
     "/health/ready": models.Health,
     "/health/live": models.Alive,
 }
 
+COMMANDS = {"/dead-events/replay": models.ReplayAnswer, "/dead-events/drop": models.DropAnswer}
 
-def posts(document: dict[str, Any]) -> list[tuple[str, str, Any]]:
-    content = document["paths"]["/events"]["post"]["requestBody"]["content"]
+
+async def bury_the_example(core: Eventcore) -> None:
+    event = an_event(event_id=UUID(models.EXAMPLE_DEAD_ID).bytes)
+    await core.store.append([a_chunk(dead=[a_death(event)])])
+
+
+def posts(document: dict[str, Any], path: str = "/events") -> list[tuple[str, str, Any]]:
+    content = document["paths"][path]["post"]["requestBody"]["content"]
     return [
         (media_type, name, example["value"])
         for media_type, described in content.items()
@@ -44,7 +55,8 @@ def as_sent(value: Any) -> bytes:
 
 def test_every_route_is_described(app: FastAPI) -> None:
     described = {(method, path) for path, method, _ in operations(app.openapi())}
-    assert described == {("post" if path == "/events" else "get", path) for path in [*ANSWERS, "/metrics"]}
+    gets = {("get", path) for path in [*ANSWERS, "/metrics"] if path != "/events"}
+    assert described == gets | {("post", path) for path in ["/events", *COMMANDS]}
 
 
 async def test_every_example_of_a_body_is_accepted(client: httpx.AsyncClient, app: FastAPI) -> None:
@@ -57,7 +69,25 @@ async def test_every_example_of_a_body_is_accepted(client: httpx.AsyncClient, ap
         assert answer.rejected == (1 if "bad" in name else 0)
 
 
-async def test_every_other_operation_works_with_its_examples(client: httpx.AsyncClient, app: FastAPI) -> None:
+@pytest.mark.parametrize("path", COMMANDS)
+async def test_every_example_of_a_command_works(
+    client: httpx.AsyncClient, app: FastAPI, core: Eventcore, path: str
+) -> None:
+    examples = posts(app.openapi(), path)
+    assert len(examples) >= 2
+    for media_type, name, value in examples:
+        await bury_the_example(core)
+        response = await client.post(path, content=as_sent(value), headers={"Content-Type": media_type})
+        assert response.status_code == 200, (name, response.text)
+        answer = COMMANDS[path].model_validate_json(response.content, strict=True)
+        assert answer.missing == 0
+        assert (await client.get("/dead-events")).json()["data"] == []
+
+
+async def test_every_other_operation_works_with_its_examples(
+    client: httpx.AsyncClient, app: FastAPI, core: Eventcore
+) -> None:
+    await bury_the_example(core)
     for media_type, _, value in posts(app.openapi()):
         await client.post("/events", content=as_sent(value), headers={"Content-Type": media_type})
     for path, method, operation in operations(app.openapi()):
@@ -108,7 +138,7 @@ async def test_the_document_is_served_and_the_page_needs_nothing_from_elsewhere(
     assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", page)
 
 
-async def test_every_command_on_the_page_works(client: httpx.AsyncClient) -> None:
+async def test_every_command_on_the_page_works(client: httpx.AsyncClient, core: Eventcore) -> None:
     page = (await client.get("/docs")).text
     commands = [
         line
@@ -119,11 +149,12 @@ async def test_every_command_on_the_page_works(client: httpx.AsyncClient) -> Non
     assert len(commands) >= 13
     for command in sorted(commands, key=lambda line: "--data-binary" not in line):
         words = shlex.split(command)
+        await bury_the_example(core)
         if "--data-binary" in words:
             name, _, value = words[words.index("-H") + 1].partition(": ")
             content = words[words.index("--data-binary") + 1].encode()
             response = await client.post(words[1], content=content, headers={name: value})
-            assert response.status_code == 202, command
+            assert response.status_code == (200 if "/dead-events/" in command else 202), command
         else:
             assert (await client.get(words[1])).status_code == 200, command
 
