@@ -14,7 +14,7 @@ from adapters.sqlite import open_store
 from eventcore.activity import ActivityQuery
 from eventcore.calendar import QUARTER_US
 from eventcore.ports import EventStore
-from eventcore.strategies import AN_INSTANT_US, a_chunk, an_event
+from eventcore.strategies import AN_INSTANT_US, a_chunk, a_death, an_event
 
 DAY_US = 96 * QUARTER_US
 
@@ -76,6 +76,17 @@ async def test_a_fold_is_bounded_and_takes_at_least_one_delta(store: EventStore)
     assert await store.fold(1) == 50
     assert await store.fold(100) == 100
     assert await store.fold(1_000) == 50
+
+
+async def test_transactions_that_only_bury_do_not_hold_up_the_fold(store: EventStore) -> None:
+    for number in range(3):
+        await store.append([a_chunk(dead=[a_death(an_event(event_id=number))], project="a")])
+    await store.append([a_chunk(*some(0, 10), project="b")])
+    assert await store.fold(1) == 10
+    await store.append([a_chunk(*some(0, 10), project="a")])
+    assert await store.fold(1) == 10
+    assert await store.fold(1) == 0
+    assert await store.verify() == []
 
 
 async def test_another_process_sees_what_is_folded(store: EventStore, path: Path) -> None:

@@ -149,13 +149,12 @@ class Appending:
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Undo what the body does, whether it raises or not."""
-        learned, next_event_key = len(self._learned), self._next_event_key
+        learned = len(self._learned)
         try:
             with self._database.undone():
                 yield
         finally:
             del self._learned[learned:]
-            self._next_event_key = next_event_key
 
     def append(self, chunks: Sequence[Chunk]) -> list[Receipt]:
         """Write chunks, in the order in which they came.

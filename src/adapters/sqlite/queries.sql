@@ -316,17 +316,19 @@ FROM (
 SELECT coalesce(sum(length(users) / 4), 0) FROM activity_delta
 
 -- name: next_fold
--- The project with the oldest delta, and the last of its oldest deltas that hold :most_events together, or the first alone.
+-- The project with the oldest delta that is not empty, and the last of its oldest deltas that hold :most_events together,
+-- or the first alone. Empty ones, of transactions that only buried events, go with others of their project.
 SELECT
     project_key,
     (
-        SELECT coalesce(max(delta_key) FILTER (WHERE total <= :most_events), min(delta_key))
+        SELECT max(first.delta_key, coalesce(max(delta_key) FILTER (WHERE total <= :most_events), 0))
         FROM (
             SELECT delta_key, sum(length(users) / 4) OVER (ORDER BY delta_key) AS total
             FROM activity_delta AS d WHERE d.project_key = first.project_key
         )
     )
 FROM activity_delta AS first
+WHERE length(users) > 0
 ORDER BY delta_key LIMIT 1
 
 -- name: deltas_between
