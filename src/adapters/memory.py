@@ -311,6 +311,12 @@ class MemoryStore:
         self._check_open()
         return self._epoch
 
+    async def begin_epoch(self) -> str:
+        """See `EventStore.begin_epoch`."""
+        self._check_open()
+        self._epoch = token_hex(16)
+        return self._epoch
+
     async def describe(self) -> StoreDescription:
         """See `EventStore.describe`."""
         self._check_open()

@@ -175,6 +175,10 @@ class WaitingStore:
         """See `EventStore`."""
         return await self._opening.part().epoch()
 
+    async def begin_epoch(self) -> str:
+        """See `EventStore`."""
+        return await self._opening.part().begin_epoch()
+
     async def describe(self) -> StoreDescription:
         """See `EventStore`."""
         return await self._opening.part().describe()

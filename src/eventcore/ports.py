@@ -149,6 +149,16 @@ class EventStore(Protocol):
         """The store's epoch; may be up to one second old."""
         ...
 
+    async def begin_epoch(self) -> str:
+        """Begin a new epoch, durably, so that nothing that a cache or a queue remembers is believed any more.
+
+        For when accepted events are gone without the store's knowledge: a restored backup, a purged queue.
+
+        Returns:
+            The new epoch; other processes go by it within a second.
+        """
+        ...
+
     async def describe(self) -> StoreDescription:
         """What the store is and holds."""
         ...

@@ -124,6 +124,11 @@ class Appending:
             self.epoch = epoch
         return int(schema)
 
+    def begin_epoch(self) -> str:
+        """See `EventStore.begin_epoch`. Keys stay what they are, so those that are known stay known."""
+        self.epoch = self._begin_epoch()
+        return self.epoch
+
     def _begin_epoch(self) -> str:
         epoch = token_hex(16)
         self._database.run("set_epoch", epoch=epoch)
@@ -206,12 +211,12 @@ class Appending:
         return Replay(stored=len(taken) - duplicates - conflicts, duplicates=duplicates, conflicts=conflicts)
 
     def drop(self, project: str, names: Sequence[bytes]) -> int:
-        """See `EventStore.drop`. Keys stay what they are, so those that are known stay known."""
+        """See `EventStore.drop`."""
         key = project_key(self._database, project)
         dropped = 0 if key is None else letters.delete(self._database, key, names)
         if dropped:
             self._database.run("count_dropped", project_key=key, dropped=dropped)
-            self.epoch = self._begin_epoch()
+            self.begin_epoch()
         return dropped
 
     def fold(self, most_events: int) -> int:

@@ -153,6 +153,10 @@ class SqliteStore:
             self._epoch_read_at = began_at
             return self._epoch
 
+    async def begin_epoch(self) -> str:
+        """See `EventStore.begin_epoch`."""
+        return await self._writer.write(lambda appending: appending.begin_epoch())
+
     async def describe(self) -> StoreDescription:
         """See `EventStore.describe`."""
         self._check_open()

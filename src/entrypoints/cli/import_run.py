@@ -211,12 +211,13 @@ class _Run:
                 self.damage[given.name] = opened.source.damage
 
     async def _store_settings(self) -> Settings:
-        """The settings to open the store with; a dry run never makes one that is not there."""
+        """How the store is opened: without a queue, so that the counts are final; a dry run never makes one."""
+        direct = {"queue_url": "inline://", "dedup_url": "memory://"}
         if self.dry_run:
             schema = await find_schema(self.settings.store_url)
             if schema is not None and schema[0] == 0:
-                return self.settings.model_copy(update={"store_url": "memory://"})
-        return self.settings
+                direct["store_url"] = "memory://"
+        return self.settings.model_copy(update=direct)
 
     def exit_code(self) -> Exit:
         """How the command ends."""

@@ -33,6 +33,7 @@ app.command("sample")(sampling.sample_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("verify")(maintenance.verify_command)
 app.command("migrate")(maintenance.migrate_command)
+app.command("epoch")(maintenance.epoch_command)
 import_app.command(help=importing.HELP)(importing.import_command)
 
 

@@ -106,6 +106,28 @@ async def _verify(project: str | None, settings: "Settings") -> "Sequence[str]":
         return await core.store.verify(project)
 
 
+def epoch_command(
+    new: Annotated[bool, typer.Option("--new", help="Begin a new one.")] = False,
+    store_url: StoreUrl = None,
+) -> None:
+    """Show the store's epoch, or begin a new one: after restoring a backup, or purging the queue.
+
+    Caches and queues remember events by the epoch. What was accepted and is gone since would be taken for a duplicate
+    when it is sent again; in a new epoch it is not.
+    """
+    print(wait_for(_epoch(new, read_settings(store_url=store_url))))
+
+
+async def _epoch(new: bool, settings: "Settings") -> str:
+    from entrypoints.container import open_eventcore
+
+    await require_store(settings)
+    # The queue and the cache may be what was lost.
+    direct = settings.model_copy(update={"queue_url": "inline://", "dedup_url": "memory://"})
+    async with open_eventcore(direct) as core:
+        return await core.store.begin_epoch() if new else (await core.store.describe()).epoch
+
+
 async def require_store(settings: "Settings") -> None:
     """Refuse to go on where there is no store, rather than to make an empty one.
 

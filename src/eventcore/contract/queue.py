@@ -104,6 +104,10 @@ class ScriptedStore:
         """See `find`."""
         raise NotImplementedError
 
+    async def begin_epoch(self) -> str:
+        """See `find`."""
+        raise NotImplementedError
+
     async def describe(self) -> StoreDescription:
         """See `find`."""
         raise NotImplementedError
@@ -137,6 +141,13 @@ class QueueContract:
             pytest.skip(f"{backend.name} answers before the store has decided")
         return queue
 
+    @pytest.fixture
+    def early(self, backend: QueueBackend, queue: Queue) -> Queue:
+        """A queue that answers before the store has decided."""
+        if not backend.answers_first:
+            pytest.skip(f"{backend.name} answers when the store has decided")
+        return queue
+
     async def test_is_a_queue(self, queue: Queue) -> None:
         """It has every member of the port."""
         assert isinstance(queue, Queue)
@@ -164,9 +175,10 @@ class QueueContract:
         await queue.close()
         await queue.close()
 
-        with pytest.raises(StoreError) as caught:
-            await queue.publish([a_chunk(an_event())])
-        assert (caught.value.kind, caught.value.retryable) == (Kind.CLOSED, True)
+        for refused in (queue.publish([a_chunk(an_event())]), queue.pending("default")):
+            with pytest.raises(StoreError) as caught:
+                await refused
+            assert (caught.value.kind, caught.value.retryable) == (Kind.CLOSED, True)
 
     async def test_closing_leaves_the_store_open(self, queue: Queue, store: ScriptedStore) -> None:
         """Who opened the store closes it."""
@@ -228,3 +240,33 @@ class QueueContract:
         assert [list(receipt) for receipt in receipts] == [[Receipt(duplicates=(0,))], [Receipt()]] * 25
         assert {chunk.chunk_id for chunk in store.chunks} == {chunk.chunk_id for chunk in chunks}
         assert len(store.chunks) == 50
+
+    async def test_takes_events_while_the_store_is_away(self, early: Queue, store: ScriptedStore) -> None:
+        """The store is somebody else's business; of what it would say nothing is known yet."""
+        store.failure = StoreError(Kind.UNAVAILABLE, "away", "the store does not answer; try again")
+        chunk = a_chunk(an_event(), queued=True)
+        store.receipts = {chunk.chunk_id: Receipt(duplicates=(0,))}
+
+        assert list(await early.publish([chunk])) == [Receipt()]
+        assert store.chunks == []
+
+    async def test_takes_events_while_the_store_hangs(self, early: Queue, store: ScriptedStore) -> None:
+        """Senders do not wait for it."""
+        store.epoch = lambda: asyncio.sleep(60, "")  # type: ignore[method-assign]
+
+        async with asyncio.timeout(10):
+            await early.publish([a_chunk(an_event(), queued=True)])
+
+    async def test_everything_is_pending_after_publishing(self, early: Queue) -> None:
+        """Each event is counted once, for its own project, however many tasks published at once."""
+        chunks = [
+            a_chunk(*(an_event(event_id=each) for each in range(number % 4)), queued=True) for number in range(50)
+        ]
+        other = a_chunk(an_event(), project="other", queued=True)
+
+        receipts = await asyncio.gather(*(early.publish([chunk]) for chunk in (*chunks, other)))
+
+        assert [list(each) for each in receipts] == [[Receipt()]] * 51
+        assert (await early.pending("default")).events == sum(len(chunk.events) for chunk in chunks)
+        assert (await early.pending("other")).events == 1
+        assert await early.pending("nobody") == Pending()

@@ -246,3 +246,14 @@ def test_json_for_programs_is_one_line(eventcore: Command) -> None:
     out = eventcore("doctor", "--json").out
     assert out.count("\n") == 1
     assert json.loads(out)["ok"] is True
+
+
+def test_a_new_epoch_is_begun_on_demand_only(eventcore: Command) -> None:
+    assert eventcore("epoch").code == 1
+    eventcore("migrate")
+    first = eventcore("epoch").out
+    assert eventcore("epoch").out == first
+    second = eventcore("epoch", "--new").out
+    assert second != first
+    assert eventcore("epoch").out == second
+    assert eventcore("verify").code == 0

@@ -64,6 +64,21 @@ class Describing(StoreFixtures):
         assert epoch
         assert await store.epoch() == epoch
 
+    async def test_a_new_epoch_can_be_begun(self, store: EventStore) -> None:
+        """Nothing else changes, and what comes again is still known."""
+        chunk = a_chunk(an_event(), an_event(event_id=2, user_id="grace"))
+        await store.append([chunk])
+        old = (await store.describe()).epoch
+        new = await store.begin_epoch()
+
+        assert new != old
+        assert (await store.describe()).epoch == new
+        (receipt,) = await store.append([a_chunk(*chunk.events)])
+        assert receipt.duplicates == (0, 1)
+        await store.append([a_chunk(an_event(event_id=3, user_id="grace"))])
+        assert (await store.describe()).counts["default"]["users"] == 2
+        assert list(await store.verify()) == []
+
     async def test_every_store_has_its_own_epoch(self, store: EventStore, elsewhere: EventStore) -> None:
         """What is marked as stored in one is not stored in another."""
         assert await store.epoch() != await elsewhere.epoch()
