@@ -149,10 +149,13 @@ class ActivitySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         selections: in the order of the query's selections.
         computed_from: ``activity`` when precomputed activity answered, ``events`` when raw rows had to be read.
+        as_of_us: up to when it has all that was stored, where it was read from a copy that may be behind; None where
+            it has everything.
     """
 
     selections: tuple[SelectionActivity, ...]
     computed_from: str
+    as_of_us: int | None = None
 
 
 BEFORE = -1
@@ -211,14 +214,15 @@ class Tallying:
             part.users |= users
             part.events += events
 
-    def snapshot(self, computed_from: str) -> ActivitySnapshot:
-        """The finished snapshot; ``computed_from`` is ``activity`` or ``events``."""
+    def snapshot(self, computed_from: str, as_of_us: int | None = None) -> ActivitySnapshot:
+        """The finished snapshot; the arguments are members of `ActivitySnapshot`."""
         return ActivitySnapshot(
             selections=tuple(
                 SelectionActivity(slots=tuple(slots), before=before)
                 for slots, before in zip(self._tallies, self._before, strict=True)
             ),
             computed_from=computed_from,
+            as_of_us=as_of_us,
         )
 
 

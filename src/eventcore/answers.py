@@ -190,6 +190,8 @@ async def answer(
     if pending.events:
         assert pending.since_us is not None, "a queue that holds events knows since when"
         as_of_us = min(now_us, pending.since_us)
+    if snapshot.as_of_us is not None:
+        as_of_us = min(as_of_us, snapshot.as_of_us)
     return Answer(
         data=data,
         meta=Meta(

@@ -26,9 +26,10 @@ MINUTE_US = 60_000_000
 class Ports:
     """A store and a queue in one, which write down what they are asked."""
 
-    def __init__(self, pending: Pending) -> None:
+    def __init__(self, pending: Pending, as_of_us: int | None = None) -> None:
         self.asked: list[object] = []
         self._pending = pending
+        self._as_of_us = as_of_us
 
     async def pending(self, project: str) -> Pending:
         self.asked.append(("pending", project))
@@ -36,7 +37,7 @@ class Ports:
 
     async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
         self.asked.append(("activity", query))
-        return Tallying(query).snapshot("activity")
+        return Tallying(query).snapshot("activity", self._as_of_us)
 
 
 A_QUESTION = DailyActiveUsers.parse(
@@ -54,6 +55,13 @@ async def answer_with(ports: Any) -> Answer:
 async def test_with_nothing_pending_the_data_are_as_of_now() -> None:
     meta = (await answer_with(Ports(Pending()))).meta
     assert (meta.pending, meta.data_as_of) == (0, "2026-03-05T12:00:00Z")
+
+
+@pytest.mark.parametrize(("behind", "pending"), [(9, 5), (5, 9), (7, None)])
+async def test_the_data_are_as_of_the_copy_they_were_read_from(behind: int, pending: int | None) -> None:
+    waiting = Pending() if pending is None else Pending(events=1, since_us=NOW_US - pending * MINUTE_US)
+    meta = (await answer_with(Ports(waiting, NOW_US - behind * MINUTE_US))).meta
+    assert meta.data_as_of == f"2026-03-05T11:{60 - max(behind, pending or 0):02}:00Z"
 
 
 async def test_with_events_pending_the_data_are_as_of_the_oldest_of_them() -> None:
