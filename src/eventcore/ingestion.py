@@ -12,7 +12,7 @@ from eventcore.chunks import cut
 from eventcore.decoding import Decoded
 from eventcore.dedup import collapse, member, namespace, same_content
 from eventcore.errors import StoreError
-from eventcore.events import Chunk, Counts, Event, Outcome, Problem, Receipt, StoredEvent
+from eventcore.events import Chunk, Counts, Event, Outcome, Problem, StoredEvent
 from eventcore.ports import DedupCache, EventStore, Queue
 
 _COMPARED_AT_ONCE = 64
@@ -58,18 +58,23 @@ async def accept(
     """
     firsts, repeats, losers = collapse(decoded.events)
 
-    async def publish_unseen(seen: Sequence[bool]) -> tuple[list[int], list[Chunk], Sequence[Receipt]]:
-        unseen = [position for position, known in zip(firsts, seen, strict=True) if not known]
-        counts = Counts(
-            duplicates=len(repeats) + len(firsts) - len(unseen),
-            conflicts=len(losers),
-            rejected=len(decoded.problems),
-        )
-        conflicting = tuple(decoded.events[position] for position in losers)
-        runs = list(cut([decoded.events[position] for position in unseen])) or [()]
-        chunks = [_chunk(runs[0], conflicting, counts, project, now_us, new_id, queue, import_id)]
+    async def publish(
+        positions: Sequence[int], conflicting: Sequence[int], counts: Counts
+    ) -> tuple[list[int], list[int]]:
+        """Make these events durable; gives the positions of those that turned out as duplicates and as conflicts."""
+        runs = list(cut([decoded.events[position] for position in positions])) or [()]
+        lost = tuple(decoded.events[position] for position in conflicting)
+        chunks = [_chunk(runs[0], lost, counts, project, now_us, new_id, queue, import_id)]
         chunks += [_chunk(run, (), Counts(), project, now_us, new_id, queue, import_id) for run in runs[1:]]
-        return unseen, chunks, await queue.publish(chunks)
+        receipts = await queue.publish(chunks)
+        duplicates: list[int] = []
+        conflicts: list[int] = []
+        start = 0
+        for chunk, receipt in zip(chunks, receipts, strict=True):
+            duplicates += [positions[start + index] for index in receipt.duplicates]
+            conflicts += [positions[start + index] for index in receipt.conflicts]
+            start += len(chunk.events)
+        return duplicates, conflicts
 
     if strict and (decoded.problems or repeats or losers):
         counts = Counts(rejected=decoded.received)
@@ -80,20 +85,19 @@ async def accept(
     epoch = await _epoch(store, queue)
     # Without an epoch nobody knows what the cache's marks are worth.
     seen = [False] * len(firsts) if epoch is None else await cache.seen(namespace(epoch, project), members)
-    unseen, chunks, receipts = await publish_unseen(seen)
-    if any(seen) and (newer := await _epoch(store, queue)) not in (epoch, None):
-        # The store became another one while its old epoch was believed: what the cache knew is worth nothing.
+    known = [position for position, was_seen in zip(firsts, seen, strict=True) if was_seen]
+    unseen = [position for position, was_seen in zip(firsts, seen, strict=True) if not was_seen]
+    counts = Counts(duplicates=len(repeats) + len(known), conflicts=len(losers), rejected=len(decoded.problems))
+    duplicates, conflicts = await publish(unseen, losers, counts)
+    if known and (newer := await _epoch(store, queue)) not in (epoch, None):
+        # The store became another one while its old epoch was believed: what the cache knew is worth nothing. The
+        # books have these events as duplicates by now, which is taken back.
         epoch = newer
-        unseen, chunks, receipts = await publish_unseen([False] * len(firsts))
-    known_count = len(repeats) + len(firsts) - len(unseen)
-
-    duplicates: list[int] = []
-    conflicts: list[int] = []
-    start = 0
-    for chunk, receipt in zip(chunks, receipts, strict=True):
-        duplicates += [unseen[start + index] for index in receipt.duplicates]
-        conflicts += [unseen[start + index] for index in receipt.conflicts]
-        start += len(chunk.events)
+        more_duplicates, more_conflicts = await publish(known, (), Counts(duplicates=-len(known)))
+        duplicates += more_duplicates
+        conflicts += more_conflicts
+        unseen += known
+        known = []
     if epoch is not None:
         lost = set(conflicts)
         await cache.mark(
@@ -102,7 +106,7 @@ async def accept(
 
     return _outcome(
         decoded,
-        duplicates=known_count + len(duplicates),
+        duplicates=len(repeats) + len(known) + len(duplicates),
         conflicts_in_batch=losers,
         conflicts_at_store=conflicts,
     )

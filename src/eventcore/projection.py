@@ -97,6 +97,22 @@ class _Month(NamedTuple):
 # Packing
 
 
+class BrokenRow(Exception):
+    """Bytes that nothing here has packed."""
+
+
+def unpack_users(packed: bytes) -> BitMap:
+    """The bitmap of a `DAY` or `MONTH` row, or of a quarter.
+
+    Raises:
+        BrokenRow: it is none.
+    """
+    try:
+        return BitMap.deserialize(packed)
+    except (ValueError, IndexError, TypeError) as error:
+        raise BrokenRow from error
+
+
 def pack_quarters(quarters: Mapping[int, Group]) -> bytes:
     """The bytes of a `QUARTERS` row; keys are quarters of the day."""
     parts = []
@@ -108,13 +124,22 @@ def pack_quarters(quarters: Mapping[int, Group]) -> bytes:
 
 
 def unpack_quarters(packed: bytes) -> dict[int, Group]:
-    """What `pack_quarters` packed."""
+    """What `pack_quarters` packed.
+
+    Raises:
+        BrokenRow: it did not pack this.
+    """
     quarters = {}
     at = 0
-    while at < len(packed):
-        quarter, events, size = _HEAD.unpack_from(packed, at)
-        at += _HEAD.size + size
-        quarters[quarter] = Group(BitMap.deserialize(packed[at - size : at]), events)
+    try:
+        while at < len(packed):
+            quarter, events, size = _HEAD.unpack_from(packed, at)
+            at += _HEAD.size + size
+            quarters[quarter] = Group(unpack_users(packed[at - size : at]), events)
+    except (struct.error, TypeError) as error:
+        raise BrokenRow from error
+    if at != len(packed):
+        raise BrokenRow
     return quarters
 
 
@@ -185,7 +210,7 @@ class Change:
             return pack_quarters(quarters), None
         bitmaps = [group.users for group in self._parts[0]]
         if stored is not None:
-            bitmaps.append(BitMap.deserialize(stored))
+            bitmaps.append(unpack_users(stored))
         users = BitMap.union(*bitmaps)
         return users.serialize(), len(users)
 
@@ -217,7 +242,7 @@ class Checked:
     def add(self, key: Key, events: int, packed: bytes) -> None:
         """A row as it is stored."""
         if key.grain != QUARTERS:
-            self._found[key] = Group(BitMap.deserialize(packed), events)
+            self._found[key] = Group(unpack_users(packed), events)
             return
         quarters = unpack_quarters(packed)
         whole = united(list(quarters.values()))

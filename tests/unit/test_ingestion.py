@@ -1,5 +1,6 @@
 """The steps of ingestion: what is answered, what is stored, and in which order."""
 
+import asyncio
 import itertools
 import json
 from collections.abc import Sequence
@@ -262,8 +263,53 @@ async def test_a_store_that_became_another_one_is_noticed_before_anything_is_cal
     other.epoch = epoch_that_is_believed_too_long  # type: ignore[method-assign]
     core.store = other
     core.queue = await open_queue("inline://", store=other)
-    assert counts(await core.ingest_body(body(an_event(1)))) == (1, 0, 0, 0)
+    sent = [an_event(1), an_event(2), an_event(1), an_event(2, user_id="other"), {"event_id": "no"}]
+    assert counts(await core.ingest_body(body(*sent))) == (2, 1, 1, 1)
     assert await core.find(an_id(1)) is not None
+    (book,) = await other.books("default", "1970-01-01", "9999-12-31")
+    assert (book.received, book.accepted, book.duplicates, book.conflicts, book.rejected) == (5, 2, 1, 1, 1)
+
+
+class AnsweringFirst:
+    """A queue that takes all, and whose events no store has seen yet."""
+
+    answers_first = True
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+
+    async def publish(self, chunks: Sequence[Chunk]) -> Sequence[Receipt]:
+        self.chunks += chunks
+        return [Receipt()] * len(chunks)
+
+    async def pending(self, project: str) -> Pending:
+        return Pending()
+
+    async def close(self) -> None:
+        return
+
+
+async def test_behind_a_queue_a_store_that_is_away_or_hangs_costs_no_event_and_marks_nothing() -> None:
+    core = await a_core()
+    core.queue = queue = AnsweringFirst()
+    known = await core.store.epoch()
+
+    async def away() -> str:
+        raise StoreError(Kind.UNAVAILABLE, "away", "start it")
+
+    async def hanging() -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def there() -> str:
+        return known
+
+    for epoch, seen in ((there, 0), (there, 1), (away, 0), (hanging, 0), (there, 1)):
+        core.store.epoch = epoch  # type: ignore[method-assign]
+        async with asyncio.timeout(5):
+            outcome = await core.ingest_body(body(an_event(1)))
+        assert counts(outcome) == (1 - seen, seen, 0, 0)
+    assert sum(len(chunk.events) for chunk in queue.chunks) == 3
 
 
 @pytest.mark.parametrize("days", [("2026-3-1", "2026-03-02"), ("nonsense", "2026-03-02"), ("2026-03-02", "2026-03-01")])

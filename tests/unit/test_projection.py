@@ -17,6 +17,7 @@ from eventcore.projection import (
     DAY,
     MONTH,
     QUARTERS,
+    BrokenRow,
     Fold,
     Group,
     Key,
@@ -24,6 +25,7 @@ from eventcore.projection import (
     pieces,
     places_of,
     unpack_quarters,
+    unpack_users,
 )
 
 ZONES = (
@@ -214,6 +216,34 @@ def test_a_warm_question_reads_nothing_and_a_late_event_costs_its_own_day() -> N
     table.fold([Fact(96 * 3, 1, 9)])
     assert table.answer(query).selections[0].slots[3].events == 2
     assert table.read_rows == read + 1
+
+
+def test_a_read_that_fails_in_the_middle_is_read_again() -> None:
+    table = Table("UTC")
+    table.fold([Fact(96 * day + 5, 0, 1) for day in range(5)])
+    query = ActivityQuery(
+        project="default", slots=tuple(day_spans(find_zone("UTC"), date(1970, 1, 1), date(1970, 1, 5)))
+    )
+
+    def broken():
+        yield (DAY, 0, ANY_TYPE, *table.rows[Key(DAY, 0, ANY_TYPE)])
+        raise ZeroDivisionError
+
+    plan = Plan(query, table.zone, stored_quarters(0, 4), NAMES)
+    missing = table.kept.missing(1, plan.periods, plan.wanted)
+    with pytest.raises(ZeroDivisionError):
+        table.kept.take(1, plan.periods, plan.wanted, missing, broken())
+    assert table.answer(query).selections == counted(query, [Fact(96 * d + 5, 0, 1) for d in range(5)]).selections
+
+
+@pytest.mark.parametrize("packed", [b"", b"x", b"\0" * 13, bytes(range(200))])
+def test_broken_rows_are_told_from_ours(packed: bytes) -> None:
+    whole = pack_quarters({3: Group(BitMap([1, 2]), 2)})
+    for broken in (whole[:-1], whole + b"x", packed or b"\xff"):
+        with pytest.raises(BrokenRow):
+            unpack_quarters(broken)
+    with pytest.raises(BrokenRow):
+        unpack_users(packed)
 
 
 def test_an_unknown_change_forgets_one_project() -> None:

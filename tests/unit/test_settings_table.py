@@ -1,7 +1,8 @@
 """The table of settings in README.md says what the settings class says."""
 
-from entrypoints.settings import PREFIX, Settings
 from scripts.settings_table import BEGIN, END, README, table, written
+
+from entrypoints.settings import PREFIX, Settings
 
 
 def test_the_readme_has_todays_table() -> None:

@@ -13,6 +13,7 @@ import adapters.sqlite.writer
 from adapters.sqlite import open_store
 from eventcore.activity import ActivityQuery
 from eventcore.calendar import QUARTER_US
+from eventcore.errors import Kind, StoreError
 from eventcore.ports import EventStore
 from eventcore.strategies import AN_INSTANT_US, a_chunk, a_death, an_event
 
@@ -176,12 +177,45 @@ async def test_it_folds_little_when_it_is_quiet(store: EventStore, path: Path, m
             await asyncio.sleep(0.01)
 
 
-async def test_what_waits_is_folded_at_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapters.sqlite.writer, "LAST_FOLD_EVENTS", 20)
+async def test_what_waits_is_folded_at_the_end(path: Path) -> None:
     store = await open_store(f"sqlite:///{path}")
     await store.append([a_chunk(*some(0, 30))])
     await store.close()
     assert asked(path, "SELECT count(*) FROM activity_delta") == [(0,)]
+
+
+async def test_a_row_that_cannot_be_read_stops_no_writer_and_is_told(
+    store: EventStore, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.append([a_chunk(*some(0, 30))])
+    await store.fold(1_000)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE activity_bitmaps SET users = x'0102030405'")
+    monkeypatch.setattr(adapters.sqlite.writer, "FOLD_SECONDS", 0.0)
+    for number in range(3):
+        await store.append([a_chunk(*some(100 * number + 100, 10))])
+    with pytest.raises(StoreError, match="damaged"):
+        await store.activity(QUERY)
+    assert any("damaged" in difference for difference in await store.verify())
+    assert (await store.describe()).counts["default"]["events"] == 60
+    assert "could not be folded" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_writer_that_dies_lets_nobody_wait(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    await store.append([a_chunk(*some(0, 3))])
+
+    def die() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(store._writer, "_next_group", die)  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreError) as caught:
+            await store.append([a_chunk(*some(100, 3))])
+    assert caught.value.kind is Kind.CLOSED
+    with pytest.raises(StoreError):
+        await store.epoch()
 
 
 async def test_people_may_ask_in_sql(store: EventStore, path: Path) -> None:

@@ -7,11 +7,18 @@ from pathlib import Path
 import pytest
 
 from adapters.sqlite import open_store
+from adapters.sqlite.writer import Writer
 from eventcore.calendar import QUARTER_US
 from eventcore.events import Counts
 from eventcore.strategies import AN_INSTANT_US, a_chunk, an_event, an_id
 
 TWO = "0000-7000-8000-000000000002".replace("-", "")
+
+
+@pytest.fixture(autouse=True)
+def never_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage is planted into deltas here; `test_sqlite_folding` has that of the projection."""
+    monkeypatch.setattr(Writer, "_fold_when_due", lambda self, due_events: None)
 
 
 async def make_store(path: Path) -> None:

@@ -14,8 +14,11 @@ from time import monotonic, sleep, time_ns
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
+
 from adapters.sqlite.statements import migrations, repeated, split, statements
 from eventcore.errors import Kind, StoreError
+from eventcore.projection import BrokenRow
 
 APPLICATION_ID = 0x65766E74
 """``evnt``: marks a file as ours where SQLite keeps such marks."""
@@ -368,12 +371,12 @@ def driver_errors(path: Path) -> Iterator[None]:
     """Turn what the driver and the file system raise into `StoreError`; nothing else lets a driver's error out."""
     try:
         yield
-    except (Damaged, sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
+    except (Damaged, BrokenRow, msgspec.MsgspecError, sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
         raise _translated(error, path) from error
 
 
 def _translated(error: Exception, path: Path) -> StoreError:
-    if isinstance(error, Damaged):
+    if isinstance(error, Damaged | BrokenRow | msgspec.MsgspecError):
         return _damaged(path)
     if isinstance(error, OSError):
         if error.errno in _NO_ROOM:

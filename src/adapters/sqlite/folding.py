@@ -10,7 +10,7 @@ import msgspec
 
 from adapters.sqlite.database import Damaged, Database
 from adapters.sqlite.rows import unpack
-from eventcore.calendar import find_zone
+from eventcore.calendar import UnknownZone, find_zone
 from eventcore.projection import Change, Fold, Key
 
 KEPT_FOLDS = 256
@@ -57,7 +57,11 @@ def fold(database: Database, most_events: int) -> int:
 
 def projection_zone(database: Database) -> ZoneInfo:
     """Whose local days and months the projection keeps."""
-    return find_zone(database.first("setting", key="projection_zone")[0])
+    found = database.first("setting", key="projection_zone")
+    try:
+        return find_zone("" if found is None else found[0])
+    except UnknownZone as error:
+        raise Damaged from error
 
 
 def _write(database: Database, project_key: int, changes: list[tuple[Key, Change]]) -> None:

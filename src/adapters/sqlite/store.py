@@ -178,5 +178,5 @@ class SqliteStore:
         self._writer.close()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed or self._writer.has_ended:
             raise closed(self._path)

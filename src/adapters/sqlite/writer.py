@@ -5,6 +5,7 @@ fails because of the data is split until only the culprit fails. Not here: what 
 """
 
 import asyncio
+import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -51,8 +52,7 @@ MOST_UNFOLDED_EVENTS = 500_000
 FOLD_SECONDS = 30.0
 """How long after a fold even one event is folded, so that those who ask in SQL see it."""
 
-LAST_FOLD_EVENTS = 10_000
-"""The same at the end, for whoever opens the file next."""
+_log = logging.getLogger("eventcore")
 
 _EVENTS_PER_FOLDED_PAGE = 50
 _PAGES_PER_COMMIT = 10
@@ -107,6 +107,7 @@ class Writer:
         self._waiting: deque[_Call] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="eventcore-sqlite-writer", daemon=True)
         self._thread.start()
 
@@ -146,16 +147,29 @@ class Writer:
     # The thread
 
     def _run(self) -> None:
-        while self._is_needed():
-            calls = self._next_group()
-            if calls:
-                self._settle(calls)
-            self._fold_when_due(FOLD_EVENTS if monotonic() - self._folded_at < FOLD_SECONDS else 1)
-            self._keep_log_short(CHECKPOINT_PAGES)
-        self._fold_when_due(LAST_FOLD_EVENTS)
-        self._keep_log_short(1)  # short-lived processes clear away behind them, too
-        self._disconnect()
-        self._turn.close()
+        try:
+            while self._is_needed():
+                calls = self._next_group()
+                if calls:
+                    self._settle(calls)
+                self._fold_when_due(FOLD_EVENTS if monotonic() - self._folded_at < FOLD_SECONDS else 1)
+                self._keep_log_short(CHECKPOINT_PAGES)
+            self._fold_when_due(1)
+            self._keep_log_short(1)  # short-lived processes clear away behind them, too
+        finally:
+            # Whatever ended the thread, nobody may wait for it in vain.
+            with self._changed:
+                self._closing = self._ended = True
+                left = list(self._waiting)
+                self._waiting.clear()
+            _answer([(call.future, closed(self._path)) for call in left])
+            self._disconnect()
+            self._turn.close()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is written any more."""
+        return self._ended
 
     def _is_needed(self) -> bool:
         """Wait for calls, or until what waits has to be folded; False when the writer is to end."""
@@ -235,21 +249,29 @@ class Writer:
         """Fold when so much waits and no call does, or when much more waits; nobody waits for that."""
         if self._connection is None:
             return
-        with suppress(StoreError), driver_errors(self._path):
-            if self._unfolded_events is None:
-                self._unfolded_events = self._connection[1].waiting_events()
-            if self._unfolded_events < due_events:
+        try:
+            with driver_errors(self._path):
+                self._fold(self._connection[1], due_events)
+        except StoreError as error:
+            _log.warning("activity could not be folded: %s", error.message)
+        except Exception:  # folding changes no answer: whatever went wrong, what is sent must be taken
+            _log.exception("activity of %s could not be folded", self._path.name)
+
+    def _fold(self, appending: Appending, due_events: int) -> None:
+        if self._unfolded_events is None:
+            self._unfolded_events = appending.waiting_events()
+        if self._unfolded_events < due_events:
+            return
+        self._folded_at = monotonic()
+        while self._unfolded_events >= (MOST_UNFOLDED_EVENTS if self._waiting else due_events):
+            self._unfolded_events = 0  # what cannot be folded is tried again when as much has come
+            with self._transaction() as appending:
+                folded = appending.fold(MOST_UNFOLDED_EVENTS)
+                left = appending.waiting_events()
+            self._unfolded_events = left
+            self._unmoved_pages += folded // _EVENTS_PER_FOLDED_PAGE + _PAGES_PER_COMMIT
+            if not folded:
                 return
-            self._folded_at = monotonic()
-            while self._unfolded_events >= (MOST_UNFOLDED_EVENTS if self._waiting else due_events):
-                self._unfolded_events = 0  # what cannot be folded is tried again when as much has come
-                with self._transaction() as appending:
-                    folded = appending.fold(MOST_UNFOLDED_EVENTS)
-                    left = appending.waiting_events()
-                self._unfolded_events = left
-                self._unmoved_pages += folded // _EVENTS_PER_FOLDED_PAGE + _PAGES_PER_COMMIT
-                if not folded:
-                    return
 
     def _refusal(self, appending: Appending, chunk: Chunk) -> StoreError | None:
         """The error with which an append of this chunk would fail because of its data; nothing is kept of it."""
