@@ -5,9 +5,8 @@ are counted in unions of sets, never by adding counts up. Not here: cohorts (`re
 answer besides its data (`answers`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
-from types import MappingProxyType
 from typing import Any, ClassVar, Self
 from zoneinfo import ZoneInfo
 
@@ -16,7 +15,6 @@ import msgspec
 from eventcore.activity import ActivityQuery, ActivitySnapshot, Selection
 from eventcore.answers import LIMITS, parse_count, parse_range, parse_segments, parse_zone
 from eventcore.calendar import day_spans, each_day, merge
-from eventcore.retention import Retention
 
 
 class DailyActiveUsers(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,12 +166,3 @@ class TopEvents(msgspec.Struct, frozen=True, kw_only=True):
             }
             for event_type, tally in ranked[: self.limit]
         ]
-
-
-Statistic = DailyActiveUsers | TopEvents | Retention
-"""Every kind of question that can be asked by name."""
-
-STATISTICS: Mapping[str, type[Statistic]] = MappingProxyType(
-    {DailyActiveUsers.name: DailyActiveUsers, TopEvents.name: TopEvents, Retention.name: Retention}
-)
-"""The statistics by name. A new one is a class, an entry here, a route and a command."""

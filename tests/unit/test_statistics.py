@@ -21,8 +21,7 @@ from eventcore.activity import ActivityQuery, ActivitySnapshot, Selection, Tally
 from eventcore.answers import Question
 from eventcore.calendar import to_datetime, to_instant
 from eventcore.errors import InvalidQuestion
-from eventcore.retention import Retention
-from eventcore.statistics import STATISTICS, DailyActiveUsers, TopEvents
+from eventcore.statistics import DailyActiveUsers, TopEvents
 from tests.oracles import statistics as oracle
 
 NOON = time(12)
@@ -345,7 +344,3 @@ def test_a_limit_that_is_no_number_from_1_to_1000_is_refused(limit: int | str) -
     with pytest.raises(InvalidQuestion, match="from 1 to 1000") as refused:
         TopEvents.parse(**MARCH, limit=limit)
     assert (refused.value.field, refused.value.code) == ("limit", "invalid_number")
-
-
-def test_each_statistic_is_found_by_its_name() -> None:
-    assert dict(STATISTICS) == {"dau": DailyActiveUsers, "top-events": TopEvents, "retention": Retention}

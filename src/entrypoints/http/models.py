@@ -198,6 +198,12 @@ class BooksMeta(Model):
     timezone: str
     from_: str = Field(alias="from")
     to: str
+    filters: list[str]
+    data_as_of: str
+    pending: int
+    exact: bool
+    computed_from: str
+    took_ms: float
 
 
 class BooksAnswer(Model):

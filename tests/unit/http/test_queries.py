@@ -172,7 +172,9 @@ async def test_the_books_list_every_utc_date_and_balance(client: httpx.AsyncClie
         "received": 4, "accepted": 1, "duplicates": 1, "conflicts": 1, "rejected": 1, "stored": 1,
         "duplicate_at_store": 0, "conflict_at_store": 0, "dead": 0, "pending": 0,
     }  # fmt: skip
-    assert list(found["meta"]) == ["definition", "timezone", "from", "to"]
+    assert list(found["meta"]) == [
+        "definition", "timezone", "from", "to", "filters", "data_as_of", "pending", "exact", "computed_from", "took_ms"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("event_id", ["x", "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e1", "%00", "{0192f0c1}", "a" * 3_000])

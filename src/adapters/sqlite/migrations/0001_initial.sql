@@ -1,7 +1,7 @@
 -- The first schema. Small rows: the ledger is the table that every random id touches somewhere else.
 -- Keys (project_key, user_key, …) are local to this file; names are what the outside knows.
 
--- What concerns the whole file: schema_version, epoch, created_us.
+-- What concerns the whole file: schema_version, epoch, created_us, projection_zone.
 CREATE TABLE store (
     key TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL
@@ -158,7 +158,7 @@ CREATE TABLE imports (
     UNIQUE (project_key, import_id)
 ) STRICT;
 
--- day is the UTC day of received_us, YYYY-MM-DD. The equations are checked here and not only hoped for.
+-- day is the UTC day of received_us, YYYY-MM-DD. `verify` holds them to their equations.
 CREATE TABLE ingestion_books (
     project_key INTEGER NOT NULL,
     day TEXT NOT NULL,
