@@ -131,12 +131,12 @@ def _groups(readable: Sequence[tuple[Delivery, Chunk]]) -> list[list[tuple[Deliv
     """Messages that are stored together, the untried ones first."""
     groups: list[list[tuple[Delivery, Chunk]]] = []
     alone = []
-    size = GROUP_EVENTS
+    size = 0
     for delivery, chunk in readable:
         if delivery.attempt >= ALONE_FROM_ATTEMPT:
             alone.append([(delivery, chunk)])
             continue
-        if size + len(chunk.events) > GROUP_EVENTS:
+        if not groups or size + len(chunk.events) > GROUP_EVENTS:
             groups.append([])
             size = 0
         groups[-1].append((delivery, chunk))

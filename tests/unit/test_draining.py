@@ -9,7 +9,7 @@ from adapters.memory import open_store
 from eventcore.chunks import CODEC_VERSION, encode_chunk
 from eventcore.draining import ALONE_FROM_ATTEMPT, GROUP_EVENTS, STUCK_SECONDS, drain
 from eventcore.errors import Kind, StoreError
-from eventcore.events import Chunk, Receipt
+from eventcore.events import Chunk, Counts, Receipt
 from eventcore.ports import Delivery, EventStore
 from eventcore.strategies import a_chunk, an_event
 
@@ -87,6 +87,14 @@ async def test_messages_are_merged_stored_and_acknowledged(store: Watched) -> No
     assert [message.acked for message in messages] == [1, 1, 1]
     assert (drained.messages, drained.events, drained.duplicates, drained.stored) == (3, 5, 1, 4)
     assert (await stored(store), drained.troubles) == (4, ())
+
+
+async def test_messages_without_events_bring_their_counts(store: Watched) -> None:
+    messages = [Message(a_chunk(queued=True, counts=Counts(rejected=2))), Message(queued(1))]
+    drained = await run(store, *messages)
+    assert ([message.acked for message in messages], drained.events) == ([1, 1], 1)
+    (book,) = await store.books("default", "1970-01-01", "9999-12-31")  # type: ignore[operator]
+    assert (book.received, book.rejected, book.stored) == (3, 2, 1)
 
 
 async def test_nothing_fetched_does_nothing(store: Watched) -> None:
