@@ -8,11 +8,12 @@ entrypoints decide.
 import logging
 import sys
 from collections import Counter as Tally
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
 from eventcore.draining import Drained
@@ -109,6 +110,16 @@ class Metrics:
             registry=self.registry,
             buckets=_REQUEST_SECONDS,
         )
+
+        self._cache = Gauge(
+            "dedup_cache_up",
+            "Whether the cache of known events works, as far as is known; without it everything is slower, not wrong.",
+            registry=self.registry,
+        )
+
+    def watch_cache(self, is_healthy: Callable[[], bool]) -> None:
+        """Ask for the state of the dedup cache whenever metrics are read."""
+        self._cache.set_function(lambda: float(is_healthy()))
 
     def count_batch(self, outcome: Outcome, seconds: float) -> None:
         """Count what became of a batch that was not a dry run."""

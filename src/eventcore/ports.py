@@ -187,6 +187,11 @@ class DedupCache(Protocol):
         """Remember members. Must not raise: forgetting is always right."""
         ...
 
+    @property
+    def healthy(self) -> bool:
+        """Whether it works, as far as is known; for readiness and metrics, since nothing depends on it."""
+        ...
+
     async def close(self) -> None:
         """Let go of everything."""
         ...

@@ -332,6 +332,11 @@ class Forgetful:
     async def mark(self, namespace: str, members: Sequence[bytes]) -> None:
         """See `DedupCache.mark`."""
 
+    @property
+    def healthy(self) -> bool:
+        """See `DedupCache.healthy`."""
+        return True
+
     async def close(self) -> None:
         """See `DedupCache.close`."""
 

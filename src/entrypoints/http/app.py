@@ -81,6 +81,7 @@ def create_app(settings: Settings, eventcore: Eventcore | None = None) -> FastAP
     )
     app.state.eventcore = eventcore
     metrics = Metrics()
+    metrics.watch_cache(lambda: app.state.eventcore is not None and app.state.eventcore.cache.healthy)
     app.add_middleware(Frame, metrics=metrics, guard=_no_guard if settings.insecure else refuse_foreign)
     for error in ANSWERED:
         app.add_exception_handler(error, answer_error)

@@ -1,7 +1,7 @@
 """GET /health…: can the process answer, and can it take in events?
 
 Ready follows what ingestion needs: the store, or, where a queue lies between, the queue; then a store that is away is
-only ``degraded``. Not here: the dedup cache, which nothing needs.
+only ``degraded``, as is a dedup cache that is, which nothing needs.
 """
 
 import asyncio
@@ -38,11 +38,12 @@ async def ready(request: Request) -> Response:
     core: Eventcore = request.app.state.eventcore
     store = await _check(core.store.epoch)
     queue = await _check(lambda: core.queue.pending(DEFAULT_PROJECT))
+    cache = models.Check(status="ok" if core.cache.healthy else "unavailable", latency_ms=0.0)
     if queue.status != "ok" or (store.status != "ok" and not core.queue.answers_first):
         status = "unavailable"
     else:
-        status = store.status if store.status == "ok" else "degraded"
-    health = models.Health(status=status, version=VERSION, checks={"store": store, "queue": queue})
+        status = "ok" if store.status == cache.status == "ok" else "degraded"
+    health = models.Health(status=status, version=VERSION, checks={"store": store, "queue": queue, "cache": cache})
     return _json(health.model_dump(), 503 if status == "unavailable" else 200)
 
 

@@ -194,8 +194,23 @@ async def test_health_is_ok_with_each_dependency(client: httpx.AsyncClient) -> N
         assert response.status_code == 200
         found = response.json()
         assert found["status"] == "ok"
-        assert {name: check["status"] for name, check in found["checks"].items()} == {"store": "ok", "queue": "ok"}
+        assert {name: check["status"] for name, check in found["checks"].items()} == {
+            "store": "ok",
+            "queue": "ok",
+            "cache": "ok",
+        }
         assert all(check["latency_ms"] >= 0 for check in found["checks"].values())
+
+
+async def test_a_cache_that_is_away_degrades_and_is_seen_in_the_metrics(
+    client: httpx.AsyncClient, core: Eventcore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "dedup_cache_up 1.0" in (await client.get("/metrics")).text
+    monkeypatch.setattr(type(core.cache), "healthy", False)
+    response = await client.get("/health/ready")
+    assert (response.status_code, response.json()["status"]) == (200, "degraded")
+    assert response.json()["checks"]["cache"]["status"] == "unavailable"
+    assert "dedup_cache_up 0.0" in (await client.get("/metrics")).text
 
 
 async def test_ready_is_503_and_live_200_when_the_store_is_away(client: httpx.AsyncClient, core: Eventcore) -> None:
