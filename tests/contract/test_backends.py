@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from eventcore.registry import DEDUP_CACHES, QUEUES, STORES
+from eventcore.registry import CONSUMERS, DEDUP_CACHES, QUEUES, STORES
 from tests.contract.backends import BACKENDS, Backend, need, rows
 from tests.support.servers import REQUIRE, URLS
 
@@ -16,7 +16,7 @@ def registered(port: str) -> set[str]:
     return {entry.name for entry in entry_points(group=port) if entry.module.startswith("adapters.")}
 
 
-@pytest.mark.parametrize("port", [STORES, DEDUP_CACHES, QUEUES])
+@pytest.mark.parametrize("port", [STORES, DEDUP_CACHES, QUEUES, CONSUMERS])
 def test_every_registered_adapter_is_in_the_table(port: str) -> None:
     assert registered(port) == {backend.scheme for backend in rows(port)}
 

@@ -16,7 +16,7 @@ __all__ = ["nats_server", "postgres_server", "redis_server", "timescale_server"]
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Server:
-    """PostgreSQL without fsync; make a database of your own in it."""
+    """PostgreSQL; make a schema of your own in it."""
     return shared("postgres")
 
 

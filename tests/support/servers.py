@@ -283,7 +283,7 @@ def _run(server: OwnServer) -> Iterator[Server]:
 
 
 _SHARED: dict[str, Callable[[], AbstractContextManager[Server]]] = {
-    "postgres": lambda: postgres(fsync=False, max_connections=100),
+    "postgres": lambda: postgres(max_connections=100),
     "timescaledb": timescaledb,
     "redis": redis,
     "nats": nats,

@@ -4,29 +4,32 @@ First every id claims its place in the ledger, in one statement; only those that
 those that won get users, rows and activity. Every transaction takes the tables in this order, and rows of a table
 sorted, so that two of them may wait for each other but never in a circle:
 
-    chunks → projects that are new → event_ledger → imports → keys, a project's at a time → events, activity →
-    conflicts → books
+    chunks → projects that are new → dead_events → event_ledger → imports → keys, a project's at a time → events,
+    activity → conflicts → books → epoch
 
-The books come last, because from there on every other transaction of the project waits. Not here: grouping, retrying,
-and what happens when it fails (`writer`).
+The books come so late, because from there on every other transaction of the project waits. Not here: grouping,
+retrying, and what happens when it fails (`writer`).
 """
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from itertools import accumulate, chain, compress, repeat
+from itertools import accumulate, chain, compress, groupby, repeat
+from secrets import token_hex
 from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from adapters.postgres.burying import bury, dig_up
 from adapters.postgres.connections import Session
 from adapters.postgres.keys import ANYWHERE, Known, KnownKeys
 from adapters.postgres.rows import ID_BYTES, PROJECT_BYTES, Listed, look_up, name_of, pack, read_events
+from eventcore.booking import COLUMNS, entry, replay_entry
 from eventcore.calendar import QUARTER_US, to_datetime, to_instant
 from eventcore.dedup import FINGERPRINT_BYTES, same_content
 from eventcore.errors import Kind, StoreError
-from eventcore.events import Chunk, Counts, Event, ImportRecord, Receipt
+from eventcore.events import Chunk, Counts, DeadLetter, Event, ImportRecord, Receipt, Replay
 
 _NOTHING_LOST = Receipt()
 _NO_COUNTS = Counts()
@@ -110,21 +113,55 @@ class Appending:
         receipts = [_NOTHING_LOST] * len(chunks)
         known = await self._known_chunks(chunks)
         positions = [
-            position
-            for position, chunk in enumerate(chunks)
-            if position not in known and (chunk.events or chunk.conflicting or chunk.counts != _NO_COUNTS)
+            position for position, chunk in enumerate(chunks) if position not in known and _brings_anything(chunk)
         ]
         if positions:
             part = await self._part([chunks[position] for position in positions])
-            verdict = await self._judge(part)
-            own = _receipts(part, verdict)
-            await self._name_imports(part)
-            await self._store_winners(part, verdict)
-            await self._keep_conflicts(part, own)
-            await self._enter_books(part, own)
+            dead_again = await bury(self._session, part.chunks, part.project_keys)
+            own = await self._store(part)
+            await self._enter_books(
+                part,
+                [
+                    entry(chunk, receipt, dead_again=again)
+                    for chunk, receipt, again in zip(part.chunks, own, dead_again, strict=True)
+                ],
+            )
             for position, receipt in zip(positions, own, strict=True):
                 receipts[position] = receipt
         return receipts
+
+    async def replay(self, project: str, names: Sequence[bytes]) -> Replay:
+        """Write the events of dead letters as those of any chunk; the letters are gone."""
+        letters = await dig_up(self._session, project, names)
+        if not letters:
+            return Replay()
+        part = await self._part(_chunks_of(project, letters))
+        receipts = await self._store(part)
+        await self._enter_books(
+            part,
+            [replay_entry(len(chunk.events), receipt) for chunk, receipt in zip(part.chunks, receipts, strict=True)],
+        )
+        duplicates = sum(len(receipt.duplicates) for receipt in receipts)
+        conflicts = sum(len(receipt.conflicts) for receipt in receipts)
+        return Replay(stored=len(letters) - duplicates - conflicts, duplicates=duplicates, conflicts=conflicts)
+
+    async def drop(self, project: str, names: Sequence[bytes]) -> int:
+        """Delete dead letters, and begin a new epoch if there were any.
+
+        Returns:
+            How many there were.
+        """
+        dropped = await self._session.first("drop_letters", project=project, names=names)
+        if dropped is None:
+            return 0
+        await self.begin_epoch()
+        return int(dropped[0])
+
+    async def begin_epoch(self) -> str:
+        """See `EventStore.begin_epoch`."""
+        epoch = token_hex(16)
+        await self._session.run("put_setting", key="epoch", value=epoch)
+        return epoch
 
     async def record_import(self, project: str, record: ImportRecord) -> None:
         """Write down an import, or what is new of it."""
@@ -138,6 +175,20 @@ class Appending:
             finished_at=record.finished_us,
             outcome=None if record.outcome is None else msgspec.json.encode(record.outcome).decode(),
         )
+
+    async def known(self, chunk_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Those of the ids that belong to chunks that came through a queue and are stored."""
+        _must_be(set(map(len, chunk_ids)) <= {ID_BYTES}, "a chunk id has 16 bytes")
+        return frozenset(chunk_id for (chunk_id,) in await self._session.rows("find_chunks", chunk_ids=chunk_ids))
+
+    async def _store(self, part: _Part) -> list[Receipt]:
+        """Write the events of a part, and those that lost inside their request; all but the books."""
+        verdict = await self._judge(part)
+        receipts = _receipts(part, verdict)
+        await self._name_imports(part)
+        await self._store_winners(part, verdict)
+        await self._keep_conflicts(part, receipts)
+        return receipts
 
     async def _known_chunks(self, chunks: Sequence[Chunk]) -> set[int]:
         """Positions of chunks that came through a queue before; the others of them are remembered."""
@@ -376,17 +427,38 @@ class Appending:
             properties=[event.properties for _, event, _ in rows],
         )
 
-    async def _enter_books(self, part: _Part, receipts: Sequence[Receipt]) -> None:
+    async def _enter_books(self, part: _Part, entries: Sequence[Mapping[str, int]]) -> None:
+        """Add what each chunk changes to the books of its day."""
         books: defaultdict[tuple[int, date], Counter[str]] = defaultdict(Counter)
-        for chunk, project_key, receipt in zip(part.chunks, part.project_keys, receipts, strict=True):
-            books[project_key, _day(chunk.received_us)].update(_entry(chunk, receipt))
+        for chunk, project_key, entered in zip(part.chunks, part.project_keys, entries, strict=True):
+            books[project_key, _day(chunk.received_us)].update(entered)
         days = sorted(books)
         await self._session.run(
             "add_to_books",
             project_keys=[project_key for project_key, _ in days],
             days=[day for _, day in days],
-            **{column: [books[day][column] for day in days] for column in _BOOK_COLUMNS},
+            **{column: [books[day][column] for day in days] for column in COLUMNS},
         )
+
+
+def _brings_anything(chunk: Chunk) -> bool:
+    return bool(chunk.events or chunk.conflicting or chunk.dead or chunk.counts != _NO_COUNTS)
+
+
+def _chunks_of(project: str, letters: Sequence[DeadLetter]) -> list[Chunk]:
+    """What the letters would have come in: their events, with when they were received and what import they are from."""
+    return [
+        Chunk(
+            chunk_id=b"",
+            project=project,
+            received_us=received_us,
+            import_id=import_id,
+            events=tuple(letter.event for letter in together),
+        )
+        for (received_us, import_id), together in groupby(
+            letters, key=lambda letter: (letter.received_us, letter.import_id)
+        )
+    ]
 
 
 def _must_be(so: bool, rule: str) -> None:
@@ -459,34 +531,3 @@ def _day(instant_us: int) -> date:
         return to_datetime(instant_us).date()
     except ValueError as error:
         raise StoreError(Kind.DATA, "refused_data", f"the store refuses this: {error}") from error
-
-
-_BOOK_COLUMNS = (
-    "received",
-    "accepted",
-    "duplicates",
-    "conflicts",
-    "rejected",
-    "stored",
-    "duplicate_at_store",
-    "conflict_at_store",
-)
-
-
-def _entry(chunk: Chunk, receipt: Receipt) -> dict[str, int]:
-    """What a chunk adds to the books; where the sender was answered before, what the store finds is booked apart."""
-    duplicates = len(receipt.duplicates)
-    conflicts = len(receipt.conflicts)
-    stored = len(chunk.events) - duplicates - conflicts
-    answered = chunk.queued
-    counts = chunk.counts
-    return {
-        "received": len(chunk.events) + counts.duplicates + counts.conflicts + counts.rejected,
-        "accepted": len(chunk.events) if answered else stored,
-        "duplicates": counts.duplicates + (0 if answered else duplicates),
-        "conflicts": counts.conflicts + (0 if answered else conflicts),
-        "rejected": counts.rejected,
-        "stored": stored,
-        "duplicate_at_store": duplicates if answered else 0,
-        "conflict_at_store": conflicts if answered else 0,
-    }

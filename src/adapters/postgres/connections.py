@@ -1,7 +1,8 @@
-"""Connections: opened when needed, lent to one call at a time, never used again after an error.
+"""Connections: opened when needed, lent to one call at a time, and kept when the call went well.
 
-An outage of the server needs no repair here: what is broken is thrown away, and the next call opens anew. Also here is
-`Session`, which runs statements by name. Not here: what is written and read.
+A call whose values were refused went well in this sense; after any other error a connection is thrown away, so an
+outage of the server needs no repair here: the next call opens anew. Also here is `Session`, which runs statements by
+name. Not here: what is written and read.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from adapters.postgres.address import Address
-from adapters.postgres.failures import DRIVER_ERRORS, closed, meaning
+from adapters.postgres.failures import DRIVER_ERRORS, closed, is_refusal, meaning
 from adapters.postgres.statements import statements
 
 CONNECT_SECONDS = 5.0
@@ -29,6 +30,12 @@ _PG_EPOCH_US = 946_684_800_000_000  # 2000-01-01, from which PostgreSQL counts
 READ_COMMITTED = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Each statement sees what others have committed before it; says nothing about writing, so a server that is read-only
 by default stays so."""
+
+COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
+
+REHEARSED = f"SET CONSTRAINTS ALL IMMEDIATE; {ROLLBACK}"
+"""An end that keeps nothing, but raises what a COMMIT would: what it is said to look at last, it looks at now."""
 
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 """All statements see one moment."""
@@ -86,11 +93,11 @@ class Session:
         await self._connection.execute(script)
 
     @asynccontextmanager
-    async def transaction(self, begin: str) -> AsyncIterator[None]:
-        """Begin, then commit. When the body raises, whoever lent the connection ends it, and the server rolls back."""
+    async def transaction(self, begin: str, *, end: str = COMMIT) -> AsyncIterator[None]:
+        """Begin, then end. When the body raises, whoever lent the connection ends it, and the server rolls back."""
         await self.execute(begin)
         yield
-        await self.execute("COMMIT")
+        await self.execute(end)
 
     @property
     def encoding(self) -> str:
@@ -150,7 +157,13 @@ class Connections:
                 await self._turns.acquire()
             try:
                 connection = self._take_idle() or await self._open()
-                yield Session(connection)
+                try:
+                    yield Session(connection)
+                except Exception as error:
+                    if is_refusal(error):
+                        await self._take_back(connection)
+                        connection = None
+                    raise
                 self._idle.append(connection)
                 connection = None
             finally:
@@ -159,6 +172,11 @@ class Connections:
                 self._turns.release()
         except DRIVER_ERRORS as error:
             raise meaning(error, self._address) from error
+
+    async def _take_back(self, connection: Any) -> None:
+        """Where values were refused only the transaction has to end; a new connection would cost several times more."""
+        await connection.execute(ROLLBACK)
+        self._idle.append(connection)
 
     def _take_idle(self) -> Any:
         while self._idle:

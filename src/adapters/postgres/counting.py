@@ -1,9 +1,10 @@
-"""Activity answered from PostgreSQL: from the deltas, and from the events for what those cannot tell.
+"""Activity answered from PostgreSQL: from the projection, from deltas that wait for the fold, and from events.
 
 Everything is read in one snapshot. A span is taken apart at the quarters of an hour: whole quarters come from the
-deltas, what is left at its ends from the events, and both are put together by the server, one row for each piece of
-time and type. Only conditions on properties have their events sent and looked at one by one. Not here: what a question
-means (`eventcore.activity`).
+projection and the deltas, what is left at its ends from the events, one row for each piece of time and type. Rows of
+the projection that an earlier question has read are not read again. Only conditions on properties have their events
+sent and looked at one by one. Not here: what a question means (`eventcore.activity`), and how rows answer it
+(`eventcore.bitmaps`).
 """
 
 import asyncio
@@ -11,17 +12,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from pyroaring import BitMap
 
 from adapters.postgres.connections import SNAPSHOT, Session
+from adapters.postgres.remembering import Changed, Memory, Recall, Version
 from adapters.postgres.rows import unpack
-from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Selection, Tallying, needs_events
-from eventcore.calendar import QUARTER_US
+from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Condition, Selection, Tallying, needs_events
+from eventcore.bitmaps import Period, Plan, stored_quarters
+from eventcore.calendar import QUARTER_US, Interval, find_zone
+from eventcore.projection import ANY_TYPE
 
 EARLIEST_US = -62_135_596_800_000_000
 """The year 1, long before anything can have happened; at a quarter of an hour."""
 
 _EVENTS_AT_ONCE = 2_000
+_NO_EVENTS = Selection((Condition("event_type", "this"), Condition("event_type", "that")))
+_PERIODS = msgspec.msgpack.Decoder(list[Period])
 
 
 class _Piece(NamedTuple):
@@ -32,16 +39,36 @@ class _Piece(NamedTuple):
     slot: int
 
 
-async def read_activity(session: Session, query: ActivityQuery) -> ActivitySnapshot:
-    """See `EventStore.activity`."""
+async def read_activity(session: Session, query: ActivityQuery, memory: Memory) -> ActivitySnapshot:
+    """See `EventStore.activity`.
+
+    Args:
+        session: not in a transaction.
+        query: the question.
+        memory: of this store.
+    """
     tallying = Tallying(query)
     async with session.transaction(SNAPSHOT):
-        types = await session.rows("type_names", project=query.project)
-        if types and tallying.bounds_us != (0, 0):
-            project_key = types[0]["project_key"]
-            names = {row["type_key"]: row["name"] for row in types if row["name"] is not None}
-            await _Counting(session, query, tallying, project_key, names).count()
+        head = await session.first("question", project=query.project)
+        if head is not None and tallying.bounds_us != (0, 0):
+            names = await _read_names(session, query, head["project_key"])
+            await _Counting(session, query, tallying, head, names, memory).count()
     return tallying.snapshot("events" if needs_events(query) else "activity")
+
+
+async def _read_names(session: Session, query: ActivityQuery, project_key: int) -> dict[int, str]:
+    """The names, by their keys, of the types that a question tells apart; there may be thousands of others."""
+    named: set[str] | None = set()
+    for selection in query.selections:
+        if query.by_type or selection.properties:
+            named = None
+        elif named is not None:
+            named |= selection.event_types or set()
+    if named is not None and not named:
+        return {}
+    return dict(
+        await session.rows("type_names", project_key=project_key, names=None if named is None else sorted(named))
+    )
 
 
 class _Counting:
@@ -51,27 +78,37 @@ class _Counting:
         session: in a snapshot.
         query: the question.
         tallying: takes the facts.
-        project_key: of its project.
-        names: of event types by their keys.
+        head: what `question` told.
+        names: by their keys, of the types that the question tells apart.
+        memory: of the store.
     """
 
     def __init__(
-        self, session: Session, query: ActivityQuery, tallying: Tallying, project_key: int, names: Mapping[int, str]
+        self,
+        session: Session,
+        query: ActivityQuery,
+        tallying: Tallying,
+        head: Any,
+        names: Mapping[int, str],
+        memory: Memory,
     ) -> None:
         self._session = session
         self._query = query
         self._tallying = tallying
-        self._project_key = project_key
+        self._head = head
+        self._project_key: int = head["project_key"]
         self._names = names
+        self._memory = memory
 
     async def count(self) -> None:
         selections = list(enumerate(self._query.selections))
         plain = [(index, selection) for index, selection in selections if not selection.properties]
         if plain:
-            type_keys = self._type_keys(plain)
+            kinds = {index: self._kinds(selection) for index, selection in plain}
             quarters, ends = _take_apart(self._intervals())
-            await self._tally("tally_activity", quarters, plain, type_keys)
-            await self._tally("tally_events", ends, plain, type_keys)
+            await self._recall(quarters)
+            await self._tally("tally_activity", quarters, kinds)
+            await self._tally("tally_events", ends, kinds)
         by_property = [(index, selection) for index, selection in selections if selection.properties]
         if by_property:
             await self._scan(by_property)
@@ -82,22 +119,61 @@ class _Counting:
         for slot, span in enumerate(self._query.slots):
             yield from (_Piece(start_us, end_us, slot) for start_us, end_us in span if start_us < end_us)
 
-    def _type_keys(self, selections: Sequence[tuple[int, Selection]]) -> list[int] | None:
-        """The types that matter to any of the selections, None when all do."""
-        wanted: set[str] = set()
-        for _, selection in selections:
-            if selection.event_types is None:
-                return None
-            wanted |= selection.event_types
-        return [key for key, name in self._names.items() if name in wanted]
+    def _kinds(self, selection: Selection) -> frozenset[int] | None:
+        """The types that matter to a selection, None when all do."""
+        wanted = selection.event_types
+        return None if wanted is None else frozenset(key for key, name in self._names.items() if name in wanted)
+
+    async def _recall(self, quarters: Sequence[_Piece]) -> None:
+        """Count what is folded."""
+        head = self._head
+        if not quarters or head["first_day"] is None:
+            return
+        version = Version(head["epoch"], head["fold"] or 0, head["mark"] or b"")
+        folds = await self._read_folds(version)
+        recall = await asyncio.to_thread(self._plan, quarters, version, folds)
+        # In a thread, because there may be millions of users. Once when all is remembered, as a rule.
+        while lacking := await asyncio.to_thread(self._memory.tally, recall, self._tallying):
+            recall.take(lacking, await self._read_rows(lacking, recall.plan))
+
+    async def _read_folds(self, version: Version) -> list[Changed]:
+        """The folds since the version that is remembered, if that is of any use."""
+        known = self._memory.version(self._project_key)
+        if known is None or known == version or known.epoch != version.epoch:
+            return []
+        rows = await self._session.rows("folds_since", project_key=self._project_key, fold=known.fold)
+        try:
+            return [Changed(fold, mark, _PERIODS.decode(periods)) for fold, mark, periods in rows]
+        except msgspec.DecodeError:  # then nothing remembered is of use
+            return []
+
+    def _plan(self, quarters: Sequence[_Piece], version: Version, folds: Sequence[Changed]) -> Recall:
+        plan = Plan(
+            _on_quarters(self._query, quarters),
+            find_zone(self._head["zone"]),
+            stored_quarters(self._head["first_day"], self._head["last_day"]),
+            self._names,
+        )
+        return Recall(self._project_key, version, folds, plan)
+
+    async def _read_rows(self, periods: Sequence[Period], plan: Plan) -> Sequence[Any]:
+        any_type, type_keys = plan.wanted
+        where = {
+            "project_key": self._project_key,
+            "grains": [grain for grain, _ in periods],
+            "periods": [period for _, period in periods],
+        }
+        if type_keys is None:
+            return await self._session.rows(
+                "read_rows_of_all_types", **where, first_type=ANY_TYPE if any_type else ANY_TYPE + 1
+            )
+        wanted = [*([ANY_TYPE] if any_type else ()), *type_keys]
+        return await self._session.rows("read_rows", **where, type_keys=wanted)
 
     async def _tally(
-        self,
-        statement: str,
-        pieces: Sequence[_Piece],
-        selections: Sequence[tuple[int, Selection]],
-        type_keys: list[int] | None,
+        self, statement: str, pieces: Sequence[_Piece], kinds: Mapping[int, frozenset[int] | None]
     ) -> None:
+        type_keys = _all_of(kinds.values())
         if not pieces or type_keys == []:
             return
         bounds, slots = _bounds(pieces)
@@ -107,27 +183,28 @@ class _Counting:
             bounds=bounds,
             wanted=[slot is not None for slot in slots],
             type_keys=type_keys,
+            told=self._query.by_type or any(kind is not None for kind in kinds.values()),
         )
         # In a thread, because there may be millions of keys.
-        await asyncio.to_thread(self._add, rows, slots, selections)
+        await asyncio.to_thread(self._add, rows, slots, kinds)
 
     def _add(
         self,
         rows: Iterable[tuple[int, int, bytes]],
         slots: Sequence[int | None],
-        selections: Sequence[tuple[int, Selection]],
+        kinds: Mapping[int, frozenset[int] | None],
     ) -> None:
         for piece, type_key, packed in rows:
             slot = slots[piece - 1]
-            name = self._names[type_key]
+            name = self._names.get(type_key, "")
             keys = unpack(packed)
             users = BitMap(keys)
-            for index, selection in selections:
-                if slot is not None and selection.matches(name, "{}"):
+            for index, wanted in kinds.items():
+                if slot is not None and (wanted is None or type_key in wanted):
                     self._tallying.add(index, slot, name, users, len(keys))
 
     async def _scan(self, selections: Sequence[tuple[int, Selection]]) -> None:
-        type_keys = self._type_keys(selections)
+        type_keys = _all_of(self._kinds(selection) for _, selection in selections)
         if type_keys == []:
             return
         start_us, end_us = self._tallying.bounds_us
@@ -154,6 +231,36 @@ class _Counting:
                     users[index, slot, type_key].append(user_key)
         for (index, slot, type_key), found in users.items():
             self._tallying.add(index, slot, self._names[type_key], BitMap(found), len(found))
+
+
+def _all_of(kinds: Iterable[frozenset[int] | None]) -> list[int] | None:
+    """The types that matter to any of these, None when all do."""
+    found: set[int] = set()
+    for some in kinds:
+        if some is None:
+            return None
+        found |= some
+    return sorted(found)
+
+
+def _on_quarters(query: ActivityQuery, quarters: Iterable[_Piece]) -> ActivityQuery:
+    """The part of a question that quarters answer.
+
+    Selections that need events select nothing. A last slot marks where history ends: it may be within the quarter in
+    which the first slot begins, and holds none.
+    """
+    slots: list[list[Interval]] = [[] for _ in query.slots]
+    history_end: list[Interval] = []
+    for start, end, slot in quarters:
+        if slot == BEFORE:
+            history_end.append((end * QUARTER_US, end * QUARTER_US + 1))
+        else:
+            slots[slot].append((start * QUARTER_US, end * QUARTER_US))
+    return msgspec.structs.replace(
+        query,
+        slots=(*map(tuple, slots), tuple(history_end)),
+        selections=tuple(_NO_EVENTS if selection.properties else selection for selection in query.selections),
+    )
 
 
 def _take_apart(intervals: Iterable[_Piece]) -> tuple[list[_Piece], list[_Piece]]:

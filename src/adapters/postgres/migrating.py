@@ -17,6 +17,9 @@ from eventcore.errors import Kind, StoreError
 LOCK_SECONDS = 60
 """For transactions that write to end, and for another migration."""
 
+PROJECTION_ZONE = "UTC"
+"""Whose days a new store precomputes; questions in other zones are answered from quarters of an hour."""
+
 _POLICIES = frozenset({"columnstore_days", "retention_days"})
 
 
@@ -119,6 +122,7 @@ async def _take_step(session: Session, number: int, address: Address) -> None:
         if number == 1:
             await session.run("put_setting", key="epoch", value=token_hex(16))
             await session.run("put_setting", key="created_us", value=str(time_ns() // 1_000))
+            await session.run("put_setting", key="projection_zone", value=PROJECTION_ZONE)
             await _make_hypertable(session, address)
         await session.run("put_setting", key="schema_version", value=str(number))
 

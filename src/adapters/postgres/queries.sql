@@ -40,12 +40,69 @@ SELECT name, project_key FROM projects WHERE name = ANY (:names::text[])
 -- Names that are there already stay as they are; rides the unique index on projects.name.
 INSERT INTO projects (name) SELECT unnest(:names::text[]) ON CONFLICT (name) DO NOTHING
 
+-- name: find_chunks
+-- Rides the primary key of chunks.
+SELECT chunk_id FROM chunks WHERE chunk_id = ANY (:chunk_ids::uuid[])
+
 -- name: insert_chunks
 -- Remembers the ids; tells those that were not known. Waits for who is writing the same chunk. Rides the primary key.
 INSERT INTO chunks (chunk_id, received_at)
 SELECT * FROM unnest(:chunk_ids::uuid[], :received_at::timestamptz[])
 ON CONFLICT (chunk_id) DO NOTHING
 RETURNING chunk_id
+
+-- name: insert_letters
+-- Of what is there already only the last attempt is new, and the last column is false; a row that is written for the
+-- first time has no xmax. Rides the primary key of dead_events.
+INSERT INTO dead_events AS letter (
+    project_key, event_id, fingerprint, received_at, died_at, import_id, attempts, reason, event
+)
+SELECT *
+FROM unnest(
+    :project_keys::integer[], :event_ids::bytea[], :fingerprints::bytea[], :received_at::timestamptz[],
+    :died_at::timestamptz[], :import_ids::uuid[], :attempts::integer[], :reasons::text[], :events::bytea[]
+)
+ON CONFLICT (project_key, event_id, fingerprint) DO UPDATE SET
+    died_at = excluded.died_at,
+    attempts = excluded.attempts,
+    reason = excluded.reason
+RETURNING project_key, event_id, fingerprint, xmax = 0
+
+-- name: take_letters
+-- Locks them in the order in which others lock them, then deletes them and tells what they were. Rides
+-- dead_events_by_name, then the primary key.
+WITH taken AS MATERIALIZED (
+    SELECT project_key, event_id, fingerprint
+    FROM dead_events
+    WHERE project_key = (SELECT project_key FROM projects WHERE name = :project)
+        AND event_id || fingerprint = ANY (:names::bytea[])
+    ORDER BY event_id, fingerprint
+    FOR UPDATE
+)
+DELETE FROM dead_events AS letter USING taken
+WHERE (letter.project_key, letter.event_id, letter.fingerprint)
+    = (taken.project_key, taken.event_id, taken.fingerprint)
+RETURNING event, received_at, import_id, reason, attempts, died_at
+
+-- name: drop_letters
+-- As take_letters, but only counts them, in the project too.
+WITH taken AS MATERIALIZED (
+    SELECT project_key, event_id, fingerprint
+    FROM dead_events
+    WHERE project_key = (SELECT project_key FROM projects WHERE name = :project)
+        AND event_id || fingerprint = ANY (:names::bytea[])
+    ORDER BY event_id, fingerprint
+    FOR UPDATE
+), gone AS (
+    DELETE FROM dead_events AS letter USING taken
+    WHERE (letter.project_key, letter.event_id, letter.fingerprint)
+        = (taken.project_key, taken.event_id, taken.fingerprint)
+    RETURNING letter.project_key
+)
+UPDATE projects SET dropped = dropped + letters
+FROM (SELECT project_key, count(*) AS letters FROM gone GROUP BY project_key) AS counted
+WHERE projects.project_key = counted.project_key
+RETURNING letters
 
 -- name: claim_ids
 -- Claims the ids that are free and counts them; where some were taken, also tells which were free. :names has the
@@ -143,11 +200,11 @@ INSERT INTO ingestion_books AS book (
     project_key, day, received, accepted, duplicates, conflicts, rejected,
     stored, duplicate_at_store, conflict_at_store, dead
 )
-SELECT *, 0
+SELECT *
 FROM unnest(
     :project_keys::integer[], :days::date[], :received::bigint[], :accepted::bigint[], :duplicates::bigint[],
     :conflicts::bigint[], :rejected::bigint[], :stored::bigint[], :duplicate_at_store::bigint[],
-    :conflict_at_store::bigint[]
+    :conflict_at_store::bigint[], :dead::bigint[]
 )
 ON CONFLICT (project_key, day) DO UPDATE SET
     received = book.received + excluded.received,
@@ -157,7 +214,8 @@ ON CONFLICT (project_key, day) DO UPDATE SET
     rejected = book.rejected + excluded.rejected,
     stored = book.stored + excluded.stored,
     duplicate_at_store = book.duplicate_at_store + excluded.duplicate_at_store,
-    conflict_at_store = book.conflict_at_store + excluded.conflict_at_store
+    conflict_at_store = book.conflict_at_store + excluded.conflict_at_store,
+    dead = book.dead + excluded.dead
 
 -- name: insert_imports
 -- Nothing for what is there already; rides the primary key of imports.
@@ -185,6 +243,16 @@ FROM ingestion_books JOIN projects USING (project_key)
 WHERE name = :project AND day BETWEEN :first::date AND :last::date
 ORDER BY day
 
+-- name: dead_letters
+-- In the order of their names; rides dead_events_by_name, or the primary key where :event_ids is not null.
+SELECT event, received_at, import_id, reason, attempts, died_at
+FROM dead_events
+WHERE project_key = (SELECT project_key FROM projects WHERE name = :project)
+    AND event_id || fingerprint > :after::bytea
+    AND (:event_ids::bytea[] IS NULL OR event_id = ANY (:event_ids::bytea[]))
+ORDER BY event_id || fingerprint
+LIMIT :most
+
 -- name: durability
 -- What decides whether a COMMIT that was answered survives a crash of the machine.
 SELECT name, setting FROM pg_settings WHERE name IN ('synchronous_commit', 'fsync', 'full_page_writes')
@@ -198,29 +266,66 @@ SELECT
     users,
     event_types,
     (SELECT count(*) FROM conflicts WHERE project_key = p.project_key) AS conflicts,
-    (SELECT count(*) FROM dead_events WHERE project_key = p.project_key) AS dead_events,
+    (SELECT count(*) FROM dead_events WHERE project_key = p.project_key) AS dead,
     (SELECT count(*) FROM imports WHERE project_key = p.project_key) AS imports
 FROM projects AS p
 
 
+-- name: question
+-- What a question must know first: the project, the store's epoch, the zone and the newest fold of its projection, and
+-- the first and last UTC day that have rows. No row for a project that nobody has named. Rides the primary keys.
+SELECT
+    project_key,
+    (SELECT value FROM store WHERE key = 'epoch') AS epoch,
+    (SELECT value FROM store WHERE key = 'projection_zone') AS zone,
+    fold,
+    mark,
+    (SELECT min(period) FROM activity_bitmaps AS b WHERE b.project_key = p.project_key AND grain = 0) AS first_day,
+    (SELECT max(period) FROM activity_bitmaps AS b WHERE b.project_key = p.project_key AND grain = 0) AS last_day
+FROM projects AS p LEFT JOIN LATERAL (
+    SELECT fold, mark FROM activity_folds AS f WHERE f.project_key = p.project_key ORDER BY fold DESC LIMIT 1
+) AS newest ON true
+WHERE name = :project
+
 -- name: type_names
--- Rides the indexes of projects and event_types.
-SELECT project_key, type_key, event_types.name
-FROM projects LEFT JOIN event_types USING (project_key)
-WHERE projects.name = :project
+-- Of all types, or of those that :names has; rides the primary key of event_types.
+SELECT type_key, name
+FROM event_types
+WHERE project_key = :project_key AND (:names::text[] IS NULL OR name = ANY (:names::text[]))
+
+-- name: folds_since
+-- What the folds from this one on have changed, itself included, in order; rides the primary key of activity_folds.
+SELECT fold, mark, periods FROM activity_folds WHERE project_key = :project_key AND fold >= :fold ORDER BY fold
+
+-- name: read_rows
+-- The rows of these periods and types; rides the primary key of activity_bitmaps.
+SELECT grain, period, type_key, events, users
+FROM unnest(:grains::smallint[], :periods::integer[]) AS wanted (grain, period)
+JOIN activity_bitmaps USING (grain, period)
+WHERE project_key = :project_key AND type_key = ANY (:type_keys::integer[])
+
+-- name: read_rows_of_all_types
+-- The same for all types from this one on; -1 unites all types.
+SELECT grain, period, type_key, events, users
+FROM unnest(:grains::smallint[], :periods::integer[]) AS wanted (grain, period)
+JOIN activity_bitmaps USING (grain, period)
+WHERE project_key = :project_key AND type_key >= :first_type
 
 -- name: tally_activity
--- The users of every event, as activity_delta has them, by piece of time and type. Piece n begins with the n-th of
--- :bounds (from 1); only pieces that are :wanted count. Reads activity_delta whole, which the fold keeps small: an
--- index on the quarter made writing events of many days a sixth slower.
+-- The users of every event that is not folded yet, by piece of time, and by type where types are :told apart (else as
+-- type -1). Piece n begins with the n-th of :bounds (from 1); only pieces that are :wanted count. Reads activity_delta
+-- whole, which the fold keeps small: an index on the quarter made writing events of many days a sixth slower.
 SELECT piece, type_key, string_agg(users, ''::bytea)
 FROM (
-    SELECT width_bucket(quarter, :bounds::integer[]) AS piece, type_key, users
+    SELECT
+        width_bucket(quarter, :bounds::integer[]) AS piece,
+        CASE WHEN :told THEN type_key ELSE -1 END AS type_key,
+        users
     FROM activity_delta
     WHERE project_key = :project_key
         AND quarter >= (:bounds::integer[])[1]
         AND quarter < (:bounds::integer[])[cardinality(:bounds::integer[])]
-        AND (:type_keys::integer[] IS NULL OR type_key = ANY (:type_keys::integer[]))
+        AND (:type_keys::integer[] IS NULL OR activity_delta.type_key = ANY (:type_keys::integer[]))
 ) AS fact
 WHERE (:wanted::boolean[])[piece]
 GROUP BY piece, type_key
@@ -229,12 +334,15 @@ GROUP BY piece, type_key
 -- The same from the events, for pieces that begin or end within a quarter of an hour; rides events_by_time.
 SELECT piece, type_key, string_agg(int4send(user_key), ''::bytea)
 FROM (
-    SELECT width_bucket(occurred_at, :bounds::timestamptz[]) AS piece, type_key, user_key
+    SELECT
+        width_bucket(occurred_at, :bounds::timestamptz[]) AS piece,
+        CASE WHEN :told THEN type_key ELSE -1 END AS type_key,
+        user_key
     FROM events
     WHERE project_key = :project_key
         AND occurred_at >= (:bounds::timestamptz[])[1]
         AND occurred_at < (:bounds::timestamptz[])[cardinality(:bounds::timestamptz[])]
-        AND (:type_keys::integer[] IS NULL OR type_key = ANY (:type_keys::integer[]))
+        AND (:type_keys::integer[] IS NULL OR events.type_key = ANY (:type_keys::integer[]))
 ) AS fact
 WHERE (:wanted::boolean[])[piece]
 GROUP BY piece, type_key
@@ -252,6 +360,63 @@ WHERE project_key = :project_key
         strpos(properties, E'\\') > 0
         OR NOT EXISTS (SELECT FROM unnest(:needles::text[]) AS needle WHERE strpos(properties, needle) = 0)
     )
+
+
+-- name: lock_fold
+-- Whether nobody else folds in this schema of this database; if so, nobody does to the end of the transaction.
+SELECT pg_try_advisory_xact_lock(hashtextextended('eventcore fold ' || current_schema(), 0))
+
+-- name: take_deltas
+-- Takes away whole deltas, about as they came, until they hold :most_events or are :most_rows, and gives what they held
+-- by quarter and type. What others commit meanwhile stays for the next time, wherever in the table it lies.
+WITH taken AS (
+    DELETE FROM activity_delta WHERE ctid = ANY (ARRAY(
+        SELECT ctid
+        FROM (
+            SELECT ctid, events, sum(events) OVER (ROWS UNBOUNDED PRECEDING) AS up_to_here
+            FROM (SELECT ctid, length(users) / 4 AS events FROM activity_delta LIMIT :most_rows) AS first_ones
+        ) AS counted
+        WHERE up_to_here - events < :most_events
+    ))
+    RETURNING project_key, quarter, type_key, users
+)
+SELECT project_key, quarter, type_key, string_agg(users, ''::bytea) FROM taken GROUP BY project_key, quarter, type_key
+
+-- name: rows_to_change
+-- Those of these rows that are there already; rides the primary key of activity_bitmaps.
+SELECT project_key, grain, period, type_key, users
+FROM unnest(:project_keys::integer[], :grains::smallint[], :periods::integer[], :type_keys::integer[])
+    AS wanted (project_key, grain, period, type_key)
+JOIN activity_bitmaps USING (project_key, grain, period, type_key)
+
+-- name: put_rows
+-- Events are added, users take the place of those before; rides the primary key of activity_bitmaps.
+INSERT INTO activity_bitmaps AS known (project_key, grain, period, type_key, events, users, distinct_users)
+SELECT *
+FROM unnest(
+    :project_keys::integer[], :grains::smallint[], :periods::integer[], :type_keys::integer[], :events::bigint[],
+    :users::bytea[], :distinct_users::integer[]
+)
+ON CONFLICT (project_key, grain, period, type_key) DO UPDATE SET
+    events = known.events + excluded.events,
+    users = excluded.users,
+    distinct_users = excluded.distinct_users
+
+-- name: number_folds
+-- Gives the fold of each project the next number and tells it; rides the primary key of activity_folds.
+INSERT INTO activity_folds (project_key, fold, periods)
+SELECT
+    project_key,
+    1 + coalesce((SELECT max(fold) FROM activity_folds AS f WHERE f.project_key = wanted.project_key), 0),
+    periods
+FROM unnest(:project_keys::integer[], :periods::bytea[]) AS wanted (project_key, periods)
+RETURNING project_key, fold
+
+-- name: forget_folds
+-- Those of each project up to this number; rides the primary key of activity_folds.
+DELETE FROM activity_folds AS old
+USING unnest(:project_keys::integer[], :folds::bigint[]) AS wanted (project_key, fold)
+WHERE old.project_key = wanted.project_key AND old.fold <= wanted.fold
 
 
 -- The checks of verify(): each tells the name of a project and one sentence for each difference. :project is null for
@@ -282,6 +447,24 @@ FROM projects,
 WHERE (:project::text IS NULL OR name = :project) AND booked <> listed
 ORDER BY name
 LIMIT :shown
+
+-- name: check_dead
+SELECT name, format('the books say %s events are dead, there are %s letters and %s dropped ones', booked, kept, dropped)
+FROM projects,
+    LATERAL (
+        SELECT coalesce(sum(dead), 0) AS booked FROM ingestion_books AS b WHERE b.project_key = projects.project_key
+    ) AS book,
+    LATERAL (SELECT count(*) AS kept FROM dead_events AS d WHERE d.project_key = projects.project_key) AS letter
+WHERE (:project::text IS NULL OR name = :project) AND booked <> kept + dropped
+ORDER BY name
+LIMIT :shown
+
+-- name: letters
+-- Whole letters, for the check that they can be read; of all projects where :project is null. Rides the primary key.
+SELECT name, event_id, fingerprint, event
+FROM dead_events JOIN projects USING (project_key)
+WHERE (:project::text IS NULL OR name = :project)
+ORDER BY project_key, event_id, fingerprint
 
 -- name: check_ledger
 -- An event stored twice shows here too: the ledger has it once.
@@ -315,34 +498,6 @@ WHERE (:project::text IS NULL OR name = :project)
 ORDER BY name, event_id
 LIMIT :shown
 
--- name: check_activity
-WITH told AS (
-    SELECT
-        project_key, quarter, type_key,
-        ('x' || encode(substr(users, at * 4 + 1, 4), 'hex'))::bit(32)::integer AS user_key,
-        count(*) AS times
-    FROM activity_delta, generate_series(0, length(users) / 4 - 1) AS at
-    WHERE quarter * 900::bigint >= extract(epoch FROM :since::timestamptz)
-    GROUP BY project_key, quarter, type_key, user_key
-), happened AS (
-    SELECT
-        project_key, floor(extract(epoch FROM occurred_at) / 900)::integer AS quarter, type_key, user_key,
-        count(*) AS times
-    FROM events
-    WHERE occurred_at >= :since::timestamptz
-    GROUP BY project_key, quarter, type_key, user_key
-)
-SELECT
-    name,
-    format(
-        'user %s of type %s has %s events in the quarter of an hour %s, activity says %s', user_key, type_key,
-        coalesce(happened.times, 0), quarter, coalesce(told.times, 0)
-    )
-FROM told FULL JOIN happened USING (project_key, quarter, type_key, user_key) JOIN projects USING (project_key)
-WHERE (:project::text IS NULL OR name = :project) AND told.times IS DISTINCT FROM happened.times
-ORDER BY name, quarter, type_key, user_key
-LIMIT :shown
-
 -- name: check_users
 SELECT name, format('%s keys were given to users, %s users have keys up to %s', users, listed, last)
 FROM projects,
@@ -374,3 +529,35 @@ LEFT JOIN event_types USING (project_key, type_key)
 WHERE (:project::text IS NULL OR projects.name = :project) AND (user_id IS NULL OR event_types.name IS NULL)
 ORDER BY projects.name, event_id
 LIMIT :shown
+
+
+-- What verify() compares itself, because the server cannot look into bitmaps. All in the order of project and period.
+
+-- name: project_names
+SELECT project_key, name FROM projects WHERE :project::text IS NULL OR name = :project
+
+-- name: happened
+-- The users of every event.
+SELECT project_key, quarter, type_key, string_agg(int4send(user_key), ''::bytea) AS users
+FROM (
+    SELECT project_key, floor(extract(epoch FROM occurred_at) / 900)::integer AS quarter, type_key, user_key
+    FROM events
+    WHERE project_key = ANY (:project_keys::integer[]) AND occurred_at >= :since::timestamptz
+) AS fact
+GROUP BY project_key, quarter, type_key
+ORDER BY project_key, quarter, type_key
+
+-- name: waiting
+-- The same of the activity that is not folded yet.
+SELECT project_key, quarter, type_key, string_agg(users, ''::bytea) AS users
+FROM activity_delta
+WHERE project_key = ANY (:project_keys::integer[])
+GROUP BY project_key, quarter, type_key
+ORDER BY project_key, quarter, type_key
+
+-- name: folded
+-- All rows of a grain; rides the primary key of activity_bitmaps.
+SELECT project_key, period, type_key, events, users, distinct_users
+FROM activity_bitmaps
+WHERE project_key = ANY (:project_keys::integer[]) AND grain = :grain
+ORDER BY project_key, period, type_key

@@ -2,9 +2,11 @@
 
 A transaction on a hypertable holds locks on each chunk of it that it touches until it ends, and the server's table of
 locks is small: a batch over fifty years would fail for ever. So such a chunk is stored in several transactions. Every
-piece is a `Chunk` of its own, with its part of the books and an id made from the whole one's id: however often and
-wherever it is delivered again, the cuts are the same, and what is stored already is known. The last piece has the id of
-the whole. Not here: tables that are not partitioned, which have no such bound.
+piece is a `Chunk` of its own, with its part of the books and an id made from the whole one's id and its own events:
+however often and wherever it is delivered again, the cuts are the same, and what is stored already is known; where they
+are not, because an event has died or a bound was changed, nothing is taken for known that is not stored. The last piece
+has the id of the whole, and its dead, because earlier pieces may be stored before it is found out who has to die. Not
+here: tables that are not partitioned, which have no such bound.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,8 @@ from typing import NamedTuple
 import msgspec
 
 from adapters.postgres.rows import ID_BYTES, MOST_PARTITIONS
-from eventcore.events import Chunk, Counts
+from eventcore.dedup import member
+from eventcore.events import Chunk, Counts, Event
 
 
 class Piece(NamedTuple):
@@ -65,15 +68,18 @@ def _cut(chunk: Chunk, origin: int, partition_us: int) -> Iterator[Piece]:
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(chunk.events)], strict=True)):
         part = chunk
         if len(starts) > 1:
+            events = chunk.events[start:end]
             part = msgspec.structs.replace(
                 chunk,
-                chunk_id=chunk.chunk_id if end == len(chunk.events) else _piece_id(chunk.chunk_id, number),
-                events=chunk.events[start:end],
+                chunk_id=chunk.chunk_id if end == len(chunk.events) else _piece_id(chunk.chunk_id, events),
+                events=events,
                 conflicting=() if number else chunk.conflicting,
                 counts=Counts() if number else chunk.counts,
+                dead=chunk.dead if end == len(chunk.events) else (),
             )
         yield Piece(part, origin, start)
 
 
-def _piece_id(chunk_id: bytes, number: int) -> bytes:
-    return blake2b(chunk_id + number.to_bytes(4, "big"), digest_size=ID_BYTES).digest()
+def _piece_id(chunk_id: bytes, events: Sequence[Event]) -> bytes:
+    names = b"".join(map(member, events))
+    return blake2b(chunk_id + names, digest_size=ID_BYTES).digest()

@@ -8,19 +8,23 @@ may also go to a replica. Not for one process alone: the SQLite adapter needs no
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from time import monotonic
 
-from adapters.postgres import reader
+from adapters.postgres import burying, reader
 from adapters.postgres.address import Address, address_of
 from adapters.postgres.appending import Appending
 from adapters.postgres.connections import Connections, Session
 from adapters.postgres.counting import read_activity
 from adapters.postgres.failures import closed
+from adapters.postgres.folding import FOLD_SECONDS, fold
 from adapters.postgres.migrating import bring_up_to_date, check_encoding, check_version, find_version, partition_us
+from adapters.postgres.remembering import Memory
+from adapters.postgres.upkeep import Upkeep
 from adapters.postgres.verifying import differences
 from adapters.postgres.writer import Writer
 from eventcore.activity import ActivityQuery, ActivitySnapshot
-from eventcore.events import Book, Chunk, ImportRecord, Receipt, StoredEvent
+from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.ports import EventStore, StoreDescription
 
 EPOCH_SECONDS = 1.0
@@ -99,6 +103,15 @@ class PostgresStore:
             settings={"default_transaction_read_only": "on"},
             timeout_seconds=read_address.options.timeout_seconds,
         )
+        # Of its own, so that no event waits for a fold; a second one, so that a second fold is told at once.
+        self._folders = Connections(
+            address,
+            most=2,
+            settings={"idle_in_transaction_session_timeout": f"{FOLD_SECONDS}s"},
+            timeout_seconds=FOLD_SECONDS,
+        )
+        self._upkeep = Upkeep(self.fold)
+        self._memory = Memory()
         self._epoch: asyncio.Task[str] | None = None
         self._epoch_asked_at = 0.0
         self._closed: asyncio.Task[None] | None = None
@@ -109,7 +122,30 @@ class PostgresStore:
         Where events is a hypertable, a call that touches more than `rows.MOST_PARTITIONS` of its chunks takes several
         transactions: see `spreading`.
         """
-        return await self._writer.append(chunks)
+        receipts = await self._writer.append(chunks)
+        self._upkeep.appended(sum([len(chunk.events) for chunk in chunks]))
+        return receipts
+
+    async def check(self, chunk: Chunk) -> None:
+        """See `EventStore.check`; in several transactions where `append` takes several."""
+        await self._writer.check(chunk)
+
+    async def dead_letters(
+        self, project: str, *, limit: int, after: bytes = b"", event_ids: Sequence[bytes] | None = None
+    ) -> Sequence[DeadLetter]:
+        """See `EventStore.dead_letters`."""
+        async with self._readers.lend() as session:
+            return await burying.dead_letters(session, project, limit=limit, after=after, event_ids=event_ids)
+
+    async def replay(self, project: str, names: Sequence[bytes]) -> Replay:
+        """See `EventStore.replay`."""
+        return await self._writer.write(partial(Appending.replay, project=project, names=names))
+
+    async def drop(self, project: str, names: Sequence[bytes]) -> int:
+        """See `EventStore.drop`; where there was nothing to drop, the epoch stays."""
+        dropped = await self._writer.write(partial(Appending.drop, project=project, names=names))
+        self._epoch = None
+        return dropped
 
     async def find(self, project: str, event_ids: Sequence[bytes]) -> Mapping[bytes, StoredEvent]:
         """See `EventStore.find`."""
@@ -119,7 +155,12 @@ class PostgresStore:
     async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
         """See `EventStore.activity`."""
         async with self._readers.lend() as session:
-            return await read_activity(session, query)
+            return await read_activity(session, query, self._memory)
+
+    async def fold(self, most_events: int) -> int:
+        """See `EventStore.fold`."""
+        async with self._folders.lend() as session:
+            return await fold(session, self._address, most_events)
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""
@@ -128,11 +169,7 @@ class PostgresStore:
 
     async def record_import(self, project: str, record: ImportRecord) -> None:
         """See `EventStore.record_import`."""
-
-        async def write(appending: Appending) -> None:
-            await appending.record_import(project, record)
-
-        await self._writer.record(write)
+        await self._writer.write(partial(Appending.record_import, project=project, record=record))
 
     async def epoch(self) -> str:
         """See `EventStore.epoch`; all that ask within a second wait for one question, and get one error."""
@@ -149,6 +186,12 @@ class PostgresStore:
         # Not from a replica, which may be behind.
         async with self._writers.lend() as session:
             return await reader.epoch(session)
+
+    async def begin_epoch(self) -> str:
+        """See `EventStore.begin_epoch`."""
+        epoch = await self._writer.write(Appending.begin_epoch)
+        self._epoch = None
+        return epoch
 
     async def describe(self) -> StoreDescription:
         """See `EventStore.describe`."""
@@ -180,7 +223,8 @@ class PostgresStore:
 
     async def _close(self) -> None:
         await self._writer.close()
-        await asyncio.gather(self._writers.close(), self._readers.close())
+        await self._upkeep.close()
+        await asyncio.gather(self._writers.close(), self._readers.close(), self._folders.close())
 
 
 def _look_at(task: asyncio.Task[str]) -> None:

@@ -1,13 +1,16 @@
 """Does the store agree with itself? One plain sentence for each difference.
 
 The server compares whole tables, on disk where they are large, in one snapshot, so memory stays small whatever the
-store holds; ten million events take minutes. Not here: mending.
+store holds; ten million events take minutes. Not here: mending, and how activity is compared (`comparing`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
 from time import time_ns
 from typing import Any
 
+from adapters.postgres.burying import broken
+from adapters.postgres.comparing import disagreements
 from adapters.postgres.connections import SNAPSHOT, Session
 from adapters.postgres.counting import EARLIEST_US
 from adapters.postgres.reader import policies
@@ -33,11 +36,32 @@ async def differences(session: Session, project: str | None, partition_us: int |
         for check in (name for name in statements() if name.startswith("check_")):
             values = {"project": project, "since": since_us, "shown": _SHOWN + 1}
             taken = {name: values[name] for name in statements()[check].parameters}
-            found += _told(check, await session.rows(check, **taken))
+            found += _told(check.removeprefix("check_"), await session.rows(check, **taken))
+        found += await _activity(session, project, since_us)
+        found += _told("letters", [row async for row in _broken_letters(session, project)])
     return found
 
 
-def _told(check: str, rows: Sequence[Any]) -> Iterator[str]:
+async def _activity(session: Session, project: str | None, since_us: int) -> list[str]:
+    """What events and activity say of each other, some of each kind."""
+    names = dict(await session.rows("project_names", project=project))
+    found: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    async for project_key, kind, sentence in disagreements(session, sorted(names), since_us):
+        if len(found[kind]) <= _SHOWN:
+            found[kind].append((names[project_key], sentence))
+    return [sentence for kind in sorted(found) for sentence in _told(kind, found[kind])]
+
+
+async def _broken_letters(session: Session, project: str | None) -> AsyncIterator[tuple[str, str]]:
+    shown = 0
+    async for name, letter in broken(session, project):
+        yield name, f"dead letter {letter.hex()} does not hold the event that it is named after"
+        shown += 1
+        if shown > _SHOWN:
+            return
+
+
+def _told(kind: str, rows: Sequence[Any]) -> Iterator[str]:
     yield from (f"project {name}: {text}" for name, text in rows[:_SHOWN])
     if len(rows) > _SHOWN:
-        yield f"there are more differences of this kind ({check.removeprefix('check_')})"
+        yield f"there are more differences of this kind ({kind})"

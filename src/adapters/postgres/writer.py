@@ -8,22 +8,24 @@ other failure goes to the callers, whose sending again is safe. Not here: what i
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import TypeVar
 
+import msgspec
+
 from adapters.postgres.address import Address
 from adapters.postgres.appending import Appending
-from adapters.postgres.connections import READ_COMMITTED, Connections, Session, gather
+from adapters.postgres.connections import COMMIT, READ_COMMITTED, REHEARSED, Connections, Session, gather
 from adapters.postgres.failures import AGAIN, closed
 from adapters.postgres.keys import Known
 from adapters.postgres.migrating import check_version
 from adapters.postgres.rows import MOST_PARTITIONS
-from adapters.postgres.spreading import partitions_of, spread
+from adapters.postgres.spreading import Piece, partitions_of, spread
 from eventcore.errors import Kind, StoreError
-from eventcore.events import Chunk, Receipt
+from eventcore.events import Chunk, Counts, Receipt
 
 GROUP_EVENTS = 5_000
 GROUP_BYTES = 16 * 1024 * 1024
@@ -41,7 +43,7 @@ class _Call:
     Attributes:
         future: gets the receipts, or the error.
         chunks: to be appended.
-        events: how many events the chunks bring, those that lost inside the request included.
+        events: how many events the chunks bring, those that lost inside the request and the dead included.
         partitions: the chunks of the hypertable that they touch.
         since_seconds: when it came.
     """
@@ -83,7 +85,7 @@ class Writer:
         call = _Call(
             future=asyncio.get_running_loop().create_future(),
             chunks=chunks,
-            events=sum([len(chunk.events) + len(chunk.conflicting) for chunk in chunks]),
+            events=sum([len(chunk.events) + len(chunk.conflicting) + len(chunk.dead) for chunk in chunks]),
             partitions=partitions,
             since_seconds=monotonic(),
         )
@@ -92,11 +94,21 @@ class Writer:
             self._tasks.add(asyncio.get_running_loop().create_task(self._work()))
         return await call.future
 
-    async def record(self, write: Callable[[Appending], Awaitable[None]]) -> None:
+    async def check(self, chunk: Chunk) -> None:
+        """Write a chunk and keep nothing of it."""
+        if self._closing:
+            raise closed(self._address)
+        if self._partition_us is None or len(partitions_of(chunk, self._partition_us)) <= MOST_PARTITIONS:
+            await self._commit(partial(Appending.append, chunks=[chunk]), end=REHEARSED)
+            return
+        for pieces in await self._spread([chunk]):
+            await self._commit(partial(Appending.append, chunks=[piece.chunk for piece in pieces]), end=REHEARSED)
+
+    async def write(self, write: Callable[[Appending], Awaitable[_T]]) -> _T:
         """Have something else written, in a transaction of its own."""
         if self._closing:
             raise closed(self._address)
-        await self._commit(write)
+        return await self._commit(write)
 
     async def close(self) -> None:
         """Write what waits; calls that come later are refused."""
@@ -159,9 +171,8 @@ class Writer:
 
     async def _write_spread(self, chunks: Sequence[Chunk]) -> Sequence[Receipt]:
         """One transaction after the other; what an error leaves undone is done when the same is sent again."""
-        assert self._partition_us is not None
         found: list[tuple[list[int], list[int]]] = [([], []) for _ in chunks]
-        for pieces in spread(chunks, self._partition_us):
+        for pieces in await self._spread(chunks):
             receipts = await self._commit(partial(Appending.append, chunks=[piece.chunk for piece in pieces]))
             for piece, receipt in zip(pieces, receipts, strict=True):
                 duplicates, conflicts = found[piece.origin]
@@ -171,22 +182,33 @@ class Writer:
             Receipt(duplicates=tuple(duplicates), conflicts=tuple(conflicts)) for duplicates, conflicts in found
         )
 
-    async def _commit(self, write: Callable[[Appending], Awaitable[_T]]) -> _T:
+    async def _spread(self, chunks: Sequence[Chunk]) -> Iterable[list[Piece]]:
+        """Chunks as pieces. One that is known as a whole is left empty: it may have been stored with other cuts."""
+        assert self._partition_us is not None
+        chunk_ids = [chunk.chunk_id for chunk in chunks if chunk.queued]
+        known = await self._commit(partial(Appending.known, chunk_ids=chunk_ids))
+        return spread(
+            [chunk if not chunk.queued or chunk.chunk_id not in known else _emptied(chunk) for chunk in chunks],
+            self._partition_us,
+        )
+
+    async def _commit(self, write: Callable[[Appending], Awaitable[_T]], *, end: str = COMMIT) -> _T:
         """Write in one transaction; try again where the server gave way to another."""
         for _ in range(ATTEMPTS - 1):
             try:
-                return await self._commit_once(write)
+                return await self._commit_once(write, end)
             except StoreError as error:
                 if error.code != AGAIN:
                     raise
             await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 (only to part them)
-        return await self._commit_once(write)
+        return await self._commit_once(write, end)
 
-    async def _commit_once(self, write: Callable[[Appending], Awaitable[_T]]) -> _T:
-        async with self._connections.lend() as session, session.transaction(READ_COMMITTED):
+    async def _commit_once(self, write: Callable[[Appending], Awaitable[_T]], end: str) -> _T:
+        async with self._connections.lend() as session, session.transaction(READ_COMMITTED, end=end):
             appending = Appending(session, await self._head(session), self._partition_us)
             answer = await write(appending)
-        appending.committed()
+        if end == COMMIT:
+            appending.committed()
         return answer
 
     async def _head(self, session: Session) -> Known:
@@ -196,6 +218,10 @@ class Writer:
         if epoch != self._known.epoch:  # another store, as far as keys are concerned
             self._known = Known(epoch)
         return self._known
+
+
+def _emptied(chunk: Chunk) -> Chunk:
+    return msgspec.structs.replace(chunk, events=(), conflicting=(), counts=Counts(), dead=())
 
 
 def _bytes(call: _Call) -> int:

@@ -1,8 +1,9 @@
 """The contract of the ports, executable: import it to test an adapter of your own.
 
-One class of tests for each port: `EventStoreContract`, `DedupCacheContract`, `QueueContract`. Subclass the one you
-need and give it a fixture ``backend`` that says how to open your adapter and what it can do; pytest then runs every
-test of the contract against it:
+One class of tests for each port: `EventStoreContract`, `DedupCacheContract`, `QueueContract`, and for a queue that
+answers first, together with its other end, `ConsumerContract`. Subclass the one you need and give it a fixture
+``backend`` that says how to open your adapter and what it can do; pytest then runs every test of the contract against
+it:
 
     import pytest
     from eventcore.contract import EventStoreContract, StoreBackend
@@ -29,15 +30,21 @@ import pytest
 
 # Before the modules are imported, so that a failing assertion of theirs shows both sides.
 pytest.register_assert_rewrite(
-    "eventcore.contract.event_store", "eventcore.contract.dedup_cache", "eventcore.contract.queue"
+    "eventcore.contract.event_store",
+    "eventcore.contract.dedup_cache",
+    "eventcore.contract.queue",
+    "eventcore.contract.consumer",
 )
 
+from eventcore.contract.consumer import ConsumerBackend, ConsumerContract  # noqa: E402
 from eventcore.contract.dedup_cache import CacheBackend, DedupCacheContract  # noqa: E402
 from eventcore.contract.event_store import EventStoreContract, StoreBackend  # noqa: E402
 from eventcore.contract.queue import QueueBackend, QueueContract  # noqa: E402
 
 __all__ = [
     "CacheBackend",
+    "ConsumerBackend",
+    "ConsumerContract",
     "DedupCacheContract",
     "EventStoreContract",
     "QueueBackend",

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.postgres import migrate, open_store
 from eventcore.ports import EventStore
-from tests.support.fixtures import postgres_server, timescale_server
+from tests.support.fixtures import postgres_server, shared, timescale_server
 from tests.support.servers import Server
 
 __all__ = ["postgres_server", "timescale_server"]
@@ -57,4 +57,12 @@ async def store(url: str) -> AsyncIterator[EventStore]:
 async def timescale_url(timescale_server: Server) -> AsyncIterator[str]:
     """A place without a store, in a database with TimescaleDB."""
     async with a_schema(timescale_server) as url:
+        yield url
+
+
+@pytest.fixture(params=["postgres", "timescaledb"])
+async def either_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """A place with an empty store whose events are a plain table, and one where they are a hypertable."""
+    async with a_schema(shared(request.param)) as url:
+        await migrate(url)
         yield url

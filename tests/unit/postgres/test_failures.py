@@ -4,15 +4,15 @@ import asyncpg
 import pytest
 
 from adapters.postgres.address import address_of
-from adapters.postgres.failures import AGAIN, DRIVER_ERRORS, meaning
-from eventcore.errors import Kind
+from adapters.postgres.failures import AGAIN, DRIVER_ERRORS, is_refusal, meaning
+from eventcore.errors import Kind, StoreError
 
 ADDRESS = address_of("postgresql://user:secret@db.example/events")
 SAID = "INSERT INTO events VALUES ('secret'); /var/lib/postgresql"
 
 
-def a_server_error(state: str) -> BaseException:
-    return asyncpg.PostgresError.new({"C": state, "S": "ERROR", "M": SAID})
+def a_server_error(state: str, **fields: str) -> BaseException:
+    return asyncpg.PostgresError.new({"C": state, "S": "ERROR", "M": SAID, "D": SAID, **fields})
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,9 @@ def a_server_error(state: str) -> BaseException:
         ("57P01", Kind.UNAVAILABLE),
         ("57P02", Kind.UNAVAILABLE),
         ("57P03", Kind.UNAVAILABLE),
+        ("P0001", Kind.DATA),
+        ("P0002", Kind.UNAVAILABLE),
+        ("P0004", Kind.DATA),
         ("58030", Kind.UNAVAILABLE),
         ("XX001", Kind.UNAVAILABLE),
         ("TS001", Kind.UNAVAILABLE),
@@ -59,8 +62,43 @@ def test_by_sqlstate(state: str, kind: Kind) -> None:
     found = meaning(error, ADDRESS)
     assert found.kind == kind
     assert found.code.isidentifier()
-    for hidden in ("secret", "INSERT", "/var", state):
+    for hidden in ("secret", "INSERT", "/var"):
         assert hidden not in found.message
+    assert (state in found.message) == (kind is Kind.DATA)
+
+
+@pytest.mark.parametrize(
+    ("state", "fields", "told"),
+    [
+        ("23514", {"n": "no_mallory", "t": "users"}, "(SQLSTATE 23514, constraint no_mallory)"),
+        ("23502", {"c": "country", "t": "events"}, "(SQLSTATE 23502, column country)"),
+        ("P0001", {"n": "no_mallory"}, "(SQLSTATE P0001, constraint no_mallory)"),
+        ("P0001", {"W": "PL/pgSQL function refuse() line 1 at RAISE"}, "(SQLSTATE P0001, function refuse)"),
+        (
+            "P0001",
+            {"W": f'SQL statement "{SAID}"\nPL/pgSQL function public."Re fuse"(integer,text) line 9 at PERFORM'},
+            '(SQLSTATE P0001, function public."Re fuse")',
+        ),
+        ("P0001", {"W": SAID}, "(SQLSTATE P0001)"),
+        ("23514", {"n": "{odd}"}, "(SQLSTATE 23514, constraint {odd})"),
+    ],
+)
+def test_a_refusal_names_the_rule(state: str, fields: dict[str, str], told: str) -> None:
+    """It becomes the reason on a dead letter; the values and the statement stay out of it."""
+    message = meaning(a_server_error(state, **fields), ADDRESS).message
+    assert message.endswith(told)
+    for hidden in ("secret", "INSERT", "/var"):
+        assert hidden not in message
+
+
+def test_only_values_are_a_refusal() -> None:
+    assert is_refusal(a_server_error("23514"))
+    assert is_refusal(UnicodeEncodeError("utf-8", SAID, 0, 1, SAID))
+    assert is_refusal(StoreError(Kind.DATA, "refused_data", "an event id has 16 bytes"))
+    assert not is_refusal(a_server_error("57P01"))
+    assert not is_refusal(TimeoutError())
+    assert not is_refusal(KeyError("x"))
+    assert not is_refusal(StoreError(Kind.SCHEMA, "schema_newer", "newer"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from adapters.postgres.rows import MOST_PARTITIONS
 from adapters.postgres.spreading import Piece, partitions_of, spread
 from eventcore.events import Chunk, Counts
-from eventcore.strategies import a_chunk, an_event
+from eventcore.strategies import a_chunk, a_death, an_event
 
 WEEK_US = 7 * 86_400_000_000
 
@@ -20,6 +20,7 @@ def a_chunk_over(*weeks: int, queued: bool = True) -> Chunk:
         counts=Counts(conflicts=1, rejected=2),
         queued=queued,
         import_id=bytes(16),
+        dead=[a_death(an_event(event_id=2, user_id="y"))],
     )
 
 
@@ -45,9 +46,10 @@ def test_pieces_put_together_are_the_chunks(sent: list[Chunk]) -> None:
         ]
         assert [part.counts for part in parts] == [chunk.counts, *[Counts()] * (len(parts) - 1)]
         assert [part.conflicting for part in parts] == [chunk.conflicting, *[()] * (len(parts) - 1)]
+        assert [part.dead for part in parts] == [*[()] * (len(parts) - 1), chunk.dead]
         assert parts[-1].chunk_id == chunk.chunk_id
         assert len({part.chunk_id for part in parts}) == len(parts)
-        same = {"events": (), "conflicting": (), "counts": Counts(), "chunk_id": b""}
+        same = {"events": (), "conflicting": (), "counts": Counts(), "chunk_id": b"", "dead": ()}
         assert {msgspec.structs.replace(part, **same) for part in parts} == {msgspec.structs.replace(chunk, **same)}
 
 

@@ -138,7 +138,10 @@ async def test_a_chunk_interrupted_between_its_pieces(store: EventStore, monkeyp
     assert list(await store.verify()) == []
 
 
-async def test_a_chunk_interrupted_by_an_upgrade(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bound", [20, 100])
+async def test_a_chunk_interrupted_by_an_upgrade(
+    store: EventStore, bound: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the cuts are others when it comes again, nothing of it is taken for known that is not stored."""
     chunk = a_chunk(*in_weeks(45), queued=True)
     append = Appending.append
@@ -154,6 +157,8 @@ async def test_a_chunk_interrupted_by_an_upgrade(store: EventStore, monkeypatch:
         patch.setattr(Appending, "append", failing_append)
         with pytest.raises(StoreError):
             await store.append([chunk])
+    for module in (rows, spreading, writer):
+        monkeypatch.setattr(module, "MOST_PARTITIONS", bound)
     assert list(await store.append([chunk])) == [Receipt(duplicates=tuple(range(20)))]
     assert len(await store.find("default", [event.event_id for event in chunk.events])) == 45
     assert list(await store.verify()) == []

@@ -257,7 +257,7 @@ async def test_a_statement_that_takes_too_long(url: str) -> None:
 async def test_a_lost_answer_to_commit_is_unknown(url: str) -> None:
     """The proxy cuts behind the COMMIT: the caller hears that it may be stored or not, and sends again."""
     chunk = a_chunk(an_event(), queued=True)
-    async with a_proxy(url, cut_behind=b"COMMIT") as (proxied, cuts):
+    async with a_proxy(url, cut_behind=b"COMMIT\0") as (proxied, cuts):
         store = await open_store(proxied)
         with pytest.raises(StoreError) as caught:
             await store.append([chunk])

@@ -13,6 +13,7 @@ from eventcore.contract.event_store.checking import Checking
 from eventcore.contract.event_store.closing import Closing
 from eventcore.contract.event_store.concurrency import Concurrency
 from eventcore.contract.event_store.describing import Describing
+from eventcore.contract.event_store.folding import Folding
 from eventcore.contract.event_store.keeping import Keeping
 from eventcore.contract.event_store.replaying import Replaying
 
@@ -20,6 +21,6 @@ __all__ = ["EventStoreContract", "StoreBackend"]
 
 
 class EventStoreContract(
-    Keeping, Bookkeeping, Checking, Burying, Replaying, Concurrency, Answering, Describing, Closing, Agreeing
+    Keeping, Bookkeeping, Checking, Burying, Replaying, Concurrency, Answering, Folding, Describing, Closing, Agreeing
 ):
     """Subclass it and give it a fixture ``backend``, a `StoreBackend`."""

@@ -20,6 +20,7 @@ class StoreBackend:
         durable: whether a store holds, after it was closed and opened again, all that it held.
         shared: whether a place may be open more than once at a time, as by an API and a worker.
         precomputed: whether it answers from precomputed activity where that is enough, instead of reading events.
+        projected: whether it keeps a projection, so that there is something to fold.
     """
 
     name: str
@@ -27,6 +28,7 @@ class StoreBackend:
     durable: bool
     shared: bool = False
     precomputed: bool = True
+    projected: bool = True
 
 
 class StoreFixtures:
