@@ -13,7 +13,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup demo test lint format bench lock settings hooks clean up down logs health import-sample
+.PHONY: help setup demo test mutants lint format bench lock settings hooks clean up down logs health import-sample
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ demo: setup ## Sample events → SQLite → daily active users, top events and r
 
 test: setup ## Run all tests (TESTS="tests/unit -k retention" for some)
 	$(PY) -m pytest -n $(TEST_WORKERS) --maxprocesses 8 $(TESTS)
+
+mutants: setup ## Plant known bugs in a copy, one at a time, and see the tests fail (BUGS="fold 202" for some)
+	$(PY) scripts/mutants.py $(BUGS)
 
 lint: setup ## Check format, style, types, layers and locks
 	$(PY) -m ruff format --check .
