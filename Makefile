@@ -67,10 +67,10 @@ logs: ## Follow the logs of the server stack
 	docker compose logs --follow
 
 health: ## Ask the API of the server stack how it is
-	docker compose exec api python -c "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/health').read().decode())"
+	docker compose exec -T api python -c "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/health').read().decode())"
 
 import-sample: ## Send a hundred thousand sample events through the server stack's store
-	docker compose exec api sh -c 'eventcore sample --events 100000 | eventcore import -'
+	docker compose exec -T api sh -c 'eventcore sample --events 100000 | eventcore import -'
 
 .env:
 	@echo "make: secrets are missing: cp .env.example .env, and put some into it" >&2; exit 1
