@@ -39,21 +39,25 @@ class _Piece(NamedTuple):
     slot: int
 
 
-async def read_activity(session: Session, query: ActivityQuery, memory: Memory) -> ActivitySnapshot:
+async def read_activity(session: Session, query: ActivityQuery, memory: Memory, *, from_copy: bool) -> ActivitySnapshot:
     """See `EventStore.activity`.
 
     Args:
         session: not in a transaction.
         query: the question.
         memory: of this store.
+        from_copy: whether the session may be on a replica, which may be behind.
     """
     tallying = Tallying(query)
+    # Before the snapshot, which may then only have more than is said here.
+    found = await session.first("as_of") if from_copy else None
     async with session.transaction(SNAPSHOT):
         head = await session.first("question", project=query.project)
         if head is not None and tallying.bounds_us != (0, 0):
             names = await _read_names(session, query, head["project_key"])
             await _Counting(session, query, tallying, head, names, memory).count()
-    return tallying.snapshot("events" if needs_events(query) else "activity")
+    as_of_us = None if found is None else int(found[0])
+    return tallying.snapshot("events" if needs_events(query) else "activity", as_of_us)
 
 
 async def _read_names(session: Session, query: ActivityQuery, project_key: int) -> dict[int, str]:

@@ -287,6 +287,14 @@ FROM projects AS p LEFT JOIN LATERAL (
 ) AS newest ON true
 WHERE name = :project
 
+-- name: as_of
+-- Up to when a replica has everything: the last commit that it has replayed, or what it began with. An idle primary looks
+-- like one that is far away, which is true in that nothing newer is claimed. Null where this is no replica.
+SELECT (extract(epoch FROM coalesce(
+    pg_last_xact_replay_timestamp(), (SELECT checkpoint_time FROM pg_control_checkpoint())
+)) * 1000000)::bigint
+WHERE pg_is_in_recovery()
+
 -- name: type_names
 -- Of all types, or of those that :names has; rides the primary key of event_types.
 SELECT type_key, name

@@ -155,7 +155,8 @@ class PostgresStore:
     async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
         """See `EventStore.activity`."""
         async with self._readers.lend() as session:
-            return await read_activity(session, query, self._memory)
+            from_copy = self._read_address is not self._address
+            return await read_activity(session, query, self._memory, from_copy=from_copy)
 
     async def fold(self, most_events: int) -> int:
         """See `EventStore.fold`."""
