@@ -10,7 +10,7 @@ are not discovered. The fields of `Options` are the options. Not here: connectin
 
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -19,6 +19,11 @@ from eventcore.errors import Kind, StoreError
 DEFAULT_PORT = 4222
 DEFAULT_STREAM = "EVENTCORE"
 
+# Python's own urlsplit refuses several hosts with an IPv6 address among them, in some versions.
+_URL = re.compile(
+    r"(?P<scheme>\w+)://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?P<fragment>#.*)?",
+    re.ASCII | re.DOTALL,
+)
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 _STREAM = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -103,17 +108,15 @@ def address_of(url: str) -> Address:
     Raises:
         StoreError: kind ``invalid``; the message holds nothing of the URL but names of options.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        # Python's message may hold the password.
-        raise _invalid("this is not a URL; write nats://user:password@host:port/STREAM") from None
-    login, _, hosts = parts.netloc.rpartition("@")
+    parts = _URL.fullmatch(url)
+    if parts is None:
+        raise _invalid("this is not a URL; write nats://user:password@host:port/STREAM")
+    login, _, hosts = parts["netloc"].rpartition("@")
     # Where a password ends too early, what is left of it would be taken for a host, and be shown.
-    if parts.fragment or "@" in login or ("@" not in parts.netloc and "@" in url):
+    if parts["fragment"] or "@" in login or ("@" not in parts["netloc"] and "@" in url):
         raise _invalid("in a user or a password, write @ as %40, / as %2F, ? as %3F, # as %23 and : as %3A")
     user, colon, password = login.partition(":")
-    given = _given(parts.query)
+    given = _given(parts["query"] or "")
     options = _options(given)
     found = _hosts(hosts)
     return Address(
@@ -121,8 +124,8 @@ def address_of(url: str) -> Address:
         user=unquote(user) if colon else None,
         password=unquote(password) if colon else None,
         token=unquote(user) if user and not colon else None,
-        encrypted=parts.scheme == "tls" or any((options.tls_ca, options.tls_cert, options.tls_key)),
-        stream=_stream(parts.path),
+        encrypted=parts["scheme"] == "tls" or any((options.tls_ca, options.tls_cert, options.tls_key)),
+        stream=_stream(parts["path"]),
         options=options,
         chosen=frozenset(given),
         shown=", ".join(found),
