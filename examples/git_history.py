@@ -1,8 +1,11 @@
 """Turn the history of a git repository into events: one per commit, as the CSV that `eventcore import` reads.
 
-    python examples/git_history.py . | eventcore import -
+    .venv/bin/python examples/git_history.py . | .venv/bin/eventcore import -
 
-and the retention of eventcore's statistics is that of the contributors. A contributor is a hash of the author's
+and the retention of eventcore's statistics is that of the contributors. The type of an event is what its commit did:
+merge (several parents), empty (no file changed), and else what it did to most of its files: modify, add, delete or
+rename; of several that are even, the first in this order. A file counts as renamed when its content stayed the same
+byte for byte, so that the answer does not hang on a guess. A contributor is a hash of the author's
 e-mail address (the one that .mailmap names), so no address gets into the data; but who knows an address can
 compute its hash, unless you give a --salt.
 
@@ -22,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -32,15 +36,14 @@ HEADER = ("event_id", "occurred_at", "user_id", "event_type", "properties_json")
 COMMITS = uuid.uuid5(uuid.NAMESPACE_URL, "https://git-scm.com/docs/git-commit")
 """The namespace of the event ids: a commit is the same event, whichever clone it comes from."""
 
-CONVENTIONAL_TYPES = frozenset(
-    {"build", "chore", "ci", "docs", "feat", "fix", "perf", "refactor", "revert", "style", "test"}
-)
-CONVENTIONAL_SUBJECT = re.compile(rb"(\w+)(?:\([^)]*\))?!?:\s", re.ASCII)
+CHANGES = {"M": "modify", "T": "modify", "A": "add", "D": "delete", "R": "rename"}
+"""What git's letters mean, in the order in which they win when they are even. T is a file that became a link."""
 
 # A line of each commit. The date is the raw one, not %aI: for that, git ends the whole run at a date that is
 # before 1970 in its own offset, and it writes the offsets that do not exist as if they did.
-RECORD = "%x00%H%x00%P%x00%ad%x00%aE%x00%aN%x00%s"
+RECORD = "%x00%H%x00%P%x00%ad%x00%aE%x00%aN"
 RAW_DATE = re.compile(rb"(\d+) ([+-])(\d\d)(\d\d)")
+RAW_CHANGE = re.compile(rb":\d+ \d+ \S+ \S+ ([A-Z])\d*\t")
 SHORTSTAT = re.compile(rb" (\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?\n")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -51,10 +54,11 @@ LOG_OPTIONS = (
     "--encoding=UTF-8",
     "--date=raw",
     f"--format={RECORD}",
-    "--shortstat",  # no file names: they may hold anything
+    "--raw",  # its lines begin with what happened; the file names behind may hold anything, but no line end
+    "--shortstat",
     "--diff-algorithm=myers",
     "--no-relative",
-    "--no-renames",
+    "--find-renames=100%",
     "--no-show-signature",
 )
 HEAD_ONLY = ("HEAD",)
@@ -75,7 +79,7 @@ class Commit:
     raw_date: bytes
     email: bytes
     name: bytes
-    subject: bytes
+    letters: str = ""
     files: int = 0
     insertions: int = 0
     deletions: int = 0
@@ -187,7 +191,7 @@ def export(repository: str, revisions: Sequence[str], salt: str, out: TextIO) ->
 
 
 def read_commits(lines: Iterable[bytes], *, is_complete: Callable[[], bool]) -> Iterator[Commit]:
-    """Read the output of `git log`: a line that begins with NUL for each commit, then its --shortstat, if any.
+    """Read the output of `git log`: for each commit a line that begins with NUL, then its --raw and --shortstat if any.
 
     Args:
         lines: The output.
@@ -198,22 +202,25 @@ def read_commits(lines: Iterable[bytes], *, is_complete: Callable[[], bool]) -> 
         The commits, in the same order.
     """
     commit = None
+    letters: list[str] = []
     for line in lines:
         if line.startswith(b"\0"):
             if commit:
                 yield commit
-            _, commit_id, parents, raw_date, email, name, subject = line.rstrip(b"\n").split(b"\0", 6)
+            letters.clear()
+            _, commit_id, parents, raw_date, email, name = line.rstrip(b"\n").split(b"\0", 5)
             commit = Commit(
                 commit_id=commit_id,
                 parents=len(parents.split()),
                 raw_date=raw_date,
                 email=email,
                 name=name,
-                subject=subject,
             )
+        elif commit and (change := RAW_CHANGE.match(line)):
+            letters.append(change[1].decode())
         elif commit and (counts := SHORTSTAT.fullmatch(line)):
             files, insertions, deletions = (int(count or 0) for count in counts.groups())
-            commit = replace(commit, files=files, insertions=insertions, deletions=deletions)
+            commit = replace(commit, letters="".join(letters), files=files, insertions=insertions, deletions=deletions)
     if commit and is_complete():
         yield commit
 
@@ -257,13 +264,13 @@ def hash_author(commit: Commit, salt: str) -> str:
 
 
 def name_change(commit: Commit) -> str:
-    """Return the type of the event: merge, the type of a conventional commit, revert, or commit."""
+    """Return the type of the event: what the commit did to most of its files; merge and empty where it did nothing."""
     if commit.parents > 1:
         return "merge"
-    conventional = CONVENTIONAL_SUBJECT.match(commit.subject)
-    if conventional and (kind := conventional[1].decode().lower()) in CONVENTIONAL_TYPES:
-        return kind
-    return "revert" if commit.subject.startswith(b'Revert "') else "commit"
+    kinds = Counter(dict.fromkeys(CHANGES.values(), 0))
+    kinds.update(CHANGES[letter] for letter in commit.letters if letter in CHANGES)
+    kind, count = kinds.most_common(1)[0]  # of even ones the first, in the order of CHANGES
+    return kind if count else "empty"
 
 
 def complaint(git_stderr: bytes) -> str:

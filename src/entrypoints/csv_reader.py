@@ -190,9 +190,11 @@ class RowReader:
 
     Args:
         source: where the lines come from; left open.
+        delimiter: what separates fields.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, delimiter: str = ",") -> None:
+        self._cut = partial(csv.reader, delimiter=delimiter, strict=True)
         self._lines = source.lines()
         self._kept: deque[str] = deque()  # lines read ahead
         self._next_number = 1
@@ -231,7 +233,7 @@ class RowReader:
     def _cut_at_once(self, lines: list[str]) -> Rows | None:
         """The rows of a batch in which every line is a flawless row; None otherwise."""
         try:
-            fields: list[list[str] | Flaw] = list(csv.reader(lines, strict=True))
+            fields: list[list[str] | Flaw] = list(self._cut(lines))
         except csv.Error:
             return None
         if len(fields) != len(lines) or [] in fields or max(map(len, lines)) >= ROW_CHARS:
@@ -250,7 +252,7 @@ class RowReader:
             taken: list[str] = []
             found: list[str] | Flaw
             try:
-                found = next(csv.reader(self._feed(waiting, taken), strict=True))
+                found = next(self._cut(self._feed(waiting, taken)))
             except (csv.Error, _TooLarge) as error:
                 found = _flaw(error, taken)
                 waiting.extendleft(reversed(taken[1:]))

@@ -7,8 +7,9 @@ directory may hold them too, and the environment wins. Not here: what is accepte
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -16,6 +17,8 @@ from eventcore.calendar import UnknownZone, find_zone
 from eventcore.limits import Limits
 
 PREFIX = "EVENTCORE_"
+ENV_FILE: Final = ".env"
+"""The file in the working directory that may hold settings."""
 _DEFAULTS = Limits()
 _NOT_SETTINGS = ("EVENTCORE_TEST_", "EVENTCORE_REQUIRE")
 _KIB = 1024
@@ -38,7 +41,7 @@ class Settings(BaseSettings):
     """The settings of a process; make them with `load_settings`, which explains what is wrong."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
     store_url: str = Field(
@@ -156,11 +159,17 @@ def _line(path: tuple[int | str, ...], message: str) -> str:
 
 
 def unknown_names(names: Iterable[str]) -> list[str]:
-    """A sentence for each name of an environment variable that looks like a setting and is none."""
+    """A sentence for each name that looks like a setting and is none.
+
+    Args:
+        names: those of the environment; the names in `ENV_FILE` are looked at as well.
+    """
     known = [PREFIX + name.upper() for name in Settings.model_fields]
+    places = dict.fromkeys(dotenv_values(ENV_FILE, interpolate=False), f" (in {ENV_FILE})")
+    places |= dict.fromkeys(names, "")
     found = []
-    for name in sorted(names):
+    for name, place in sorted(places.items()):
         if name.startswith(PREFIX) and name not in known and not name.startswith(_NOT_SETTINGS):
             close = difflib.get_close_matches(name, known, n=1)
-            found.append(f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
+            found.append(f"{name}{place} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
     return found

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from eventcore.answers import Answer
+from eventcore.answers import Answer, Question
 from eventcore.dead_letters import Chosen, DeadPage, Dropped, Replayed
+from eventcore.decoding import Decoded, Form
 from eventcore.events import DEFAULT_PROJECT, Book, Outcome, StoredEvent
 from eventcore.library import DEFAULT_STORE_URL
 from eventcore.library import open as open_async
@@ -47,6 +48,36 @@ class BlockingEventcore:
     ) -> None:
         self.close()
 
+    def now_us(self) -> int:
+        """See `Eventcore.now_us`."""
+        return self._inner.now_us()
+
+    def ingest_body(
+        self,
+        body: bytes,
+        *,
+        project: str = DEFAULT_PROJECT,
+        form: Form = "json",
+        strict: bool = False,
+        dry_run: bool = False,
+    ) -> Outcome:
+        """See `Eventcore.ingest_body`."""
+        return self._wait(self._inner.ingest_body(body, project=project, form=form, strict=strict, dry_run=dry_run))
+
+    def ingest_decoded(
+        self,
+        decoded: Decoded,
+        *,
+        project: str = DEFAULT_PROJECT,
+        strict: bool = False,
+        dry_run: bool = False,
+        import_id: bytes | None = None,
+    ) -> Outcome:
+        """See `Eventcore.ingest_decoded`."""
+        return self._wait(
+            self._inner.ingest_decoded(decoded, project=project, strict=strict, dry_run=dry_run, import_id=import_id)
+        )
+
     def ingest(self, events: Iterable[Mapping[str, Any]], *, project: str = DEFAULT_PROJECT) -> Outcome:
         """See `Eventcore.ingest`."""
         return self._wait(self._inner.ingest(events, project=project))
@@ -54,6 +85,10 @@ class BlockingEventcore:
     def find(self, event_id: str | UUID, *, project: str = DEFAULT_PROJECT) -> StoredEvent | None:
         """See `Eventcore.find`."""
         return self._wait(self._inner.find(event_id, project=project))
+
+    def ask(self, question: Question, *, project: str = DEFAULT_PROJECT) -> Answer:
+        """See `Eventcore.ask`."""
+        return self._wait(self._inner.ask(question, project=project))
 
     def daily_active_users(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
         """See `Eventcore.daily_active_users`."""
@@ -71,9 +106,16 @@ class BlockingEventcore:
         """See `Eventcore.books`."""
         return self._wait(self._inner.books(first, last, project=project))
 
-    def dead_letters(self, **more: Any) -> DeadPage:
+    def dead_letters(
+        self,
+        *,
+        project: str = DEFAULT_PROJECT,
+        limit: int | str = 100,
+        after: str = "",
+        event_id: str | UUID | None = None,
+    ) -> DeadPage:
         """See `Eventcore.dead_letters`."""
-        return self._wait(self._inner.dead_letters(**more))
+        return self._wait(self._inner.dead_letters(project=project, limit=limit, after=after, event_id=event_id))
 
     def replay_dead_letters(self, chosen: Chosen, *, project: str = DEFAULT_PROJECT) -> Replayed:
         """See `Eventcore.replay_dead_letters`."""

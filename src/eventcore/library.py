@@ -5,6 +5,7 @@ does it in its container instead.
 """
 
 import time
+from contextlib import AsyncExitStack
 from os import urandom
 
 from eventcore.events import DEFAULT_PROJECT
@@ -40,13 +41,13 @@ async def open(
     open_store = find_adapter(STORES, store_url)
     open_cache = find_adapter(DEDUP_CACHES, dedup_url)
     open_queue = find_adapter(QUEUES, queue_url)
-    store = await open_store(store_url)
-    try:
+    async with AsyncExitStack() as opened:  # closes what is open already when the next part cannot be opened
+        store = await open_store(store_url)
+        opened.push_async_callback(store.close)
         cache = await open_cache(dedup_url)
+        opened.push_async_callback(cache.close)
         queue = await open_queue(queue_url, store=store)
-    except BaseException:
-        await store.close()
-        raise
+        opened.pop_all()
     return Eventcore(
         store=store,
         cache=cache,

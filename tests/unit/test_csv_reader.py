@@ -32,6 +32,20 @@ def read(path: Path, content: bytes, *, name: str = "rows.csv") -> tuple[list[tu
         return rows, source.damage
 
 
+@pytest.mark.parametrize("broken", [b"", b'3;"x"y\n'])
+def test_another_delimiter_follows_the_same_rules(tmp_path: Path, broken: bytes) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b'a;b\n"1;2";x,y\n' + broken)
+    with Source(file.open("rb", buffering=0), name=str(file), size=None) as source:
+        reader = RowReader(source, ";")
+        header = reader.read_header()
+        assert header is not None
+        assert header[0] == ["a", "b"]
+        [rows] = reader.batches()
+    assert rows.fields[0] == ["1;2", "x,y"]
+    assert [found.code for found in rows.fields[1:] if isinstance(found, Flaw)] == ["broken_quote"] * bool(broken)
+
+
 def test_rows_have_the_line_they_begin_in(tmp_path: Path) -> None:
     content = b'a,b\n1,2\n"x\ny",3\n\n4,"5\n\n6"\n7,8'
     assert read(tmp_path, content) == (

@@ -226,6 +226,17 @@ def test_other_columns_become_text_properties_on_request() -> None:
         (a_row(), ColumnOptions(), "missing_header", "first line"),
         (["User_ID", *HEADER[:2], "event_type"], ColumnOptions(), "missing_column", "user_id"),
         (["\udcff\udcfee"], ColumnOptions(), "invalid_utf8", "UTF-8"),
+        (HEADER, ColumnOptions(ignored=frozenset({"user_id"})), "missing_column", "--ignore leaves out"),
+        (
+            ["id", *HEADER[1:]],
+            ColumnOptions(names={"event_id": "id"}, ignored=frozenset({"id"})),
+            "missing_column",
+            "--ignore leaves out",
+        ),
+        ([";".join(HEADER)], ColumnOptions(), "wrong_delimiter", "--delimiter ';'"),
+        (["\t".join(HEADER)], ColumnOptions(), "wrong_delimiter", "--delimiter tab"),
+        (["a|b"], ColumnOptions(names={"user_id": "a"}), "wrong_delimiter", "--delimiter '|'"),
+        ([",".join(HEADER)], ColumnOptions(delimiter=";"), "wrong_delimiter", "leave --delimiter out"),
     ],
 )
 def test_a_header_problem_says_which_column(header: list[str], options: ColumnOptions, code: str, named: str) -> None:
@@ -325,6 +336,45 @@ def test_made_ids_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     far = without_ids([a_row(user_id="u0")], ids)
     assert near[0].event_id not in {event.event_id for event in many}
     assert far[0].event_id == many[0].event_id
+
+
+def test_an_ignored_column_of_ids_gives_ids_made_from_content() -> None:
+    rows = [a_row(event_id=number) for number in ("1", "2")]
+    ignoring = ColumnOptions(ignored=frozenset({"event_id"}))
+    found = decoded(rows, options=ignoring)
+    without = decoded([row[1:] for row in rows], header=HEADER[1:])
+    assert found.problems == []
+    assert found.events == without.events
+    assert len({event.event_id for event in found.events}) == 2
+
+
+def test_an_ignored_optional_column_makes_room_for_the_rest_or_for_a_default() -> None:
+    [event] = decoded(
+        [[*a_row(), "UA"]],
+        header=[*HEADER, "country"],
+        options=ColumnOptions(ignored=frozenset({"properties_json"}), rest_as_properties=True),
+    ).events
+    assert json.loads(event.properties) == {"country": "UA"}
+    [event] = decoded(
+        [a_row()], options=ColumnOptions(ignored=frozenset({"user_id"}), defaults={"user_id": "bob"})
+    ).events
+    assert event.user_id == "bob"
+
+
+@pytest.mark.parametrize(
+    ("names", "way_out"),
+    [({}, "--ignore event_id makes ids"), ({"event_id": "id"}, "--ignore id in place of --map makes ids")],
+)
+def test_an_id_that_is_none_names_the_way_out(names: dict[str, str], way_out: str) -> None:
+    header = [names.get(name, name) for name in HEADER]
+    [problem] = decoded([a_row(event_id="1")], header=header, options=ColumnOptions(names=names)).problems
+    assert (problem.code, problem.event_id) == ("invalid_event_id", "1")
+    assert way_out in problem.message
+
+
+def test_one_field_is_said_as_one() -> None:
+    [problem] = decoded([["x"]]).problems
+    assert problem.message.startswith("the row has 1 field;")
 
 
 def test_errors_of_headers_are_errors_of_the_core() -> None:

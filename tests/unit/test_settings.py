@@ -1,5 +1,7 @@
 """Settings: each is described, read from the environment, and what is wrong is said once, without values."""
 
+from pathlib import Path
+
 import pytest
 
 from entrypoints.container import shown_url
@@ -51,6 +53,15 @@ def test_urls_do_not_show_in_what_is_printed() -> None:
 def test_a_name_that_is_no_setting_is_noticed() -> None:
     names = ["EVENTCORE_STORE_URI", "EVENTCORE_PORT", "EVENTCORE_TEST_POSTGRES_URL", "EVENTCORE_REQUIRE", "PATH"]
     assert unknown_names(names) == ["EVENTCORE_STORE_URI is not a setting; did you mean EVENTCORE_STORE_URL?"]
+
+
+def test_a_name_in_the_file_that_is_no_setting_is_noticed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("EVENTCORE_STORE_ULR=hunter2\nEVENTCORE_PROT=1\nexport EVENTCORE_PORT=1\nOTHER=1\n")
+    assert unknown_names(["EVENTCORE_PROT"]) == [
+        "EVENTCORE_PROT is not a setting; did you mean EVENTCORE_PORT?",
+        "EVENTCORE_STORE_ULR (in .env) is not a setting; did you mean EVENTCORE_STORE_URL?",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ REASON_COLUMNS: Final = ("_line", "_code", "_field", "_message")
 _RUN_ROWS = 64  # rows checked together where a whole batch is in doubt
 _REMEMBERED_ROWS = 200_000  # times two; some 60 MB
 _PLACEHOLDER_ID = "00000000-0000-8000-8000-000000000001"  # stands in until the content, and so the id, is known
+_DELIMITERS = (",", ";", "\t", "|")  # what a header of one field is searched for
 _SPACE = " \t\r\n"  # of JSON
 _UNIX = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,6}))?", re.ASCII)
 _UNIX_MS = re.compile(r"(-?)([0-9]{1,15})(?:\.([0-9]{1,3}))?", re.ASCII)
@@ -52,9 +53,10 @@ class ColumnOptions:
     Attributes:
         names: for a field (one of `COLUMNS`), the column that holds it, where the names differ.
         defaults: for a field, what an absent column or an empty cell means.
-        ignored: columns to leave alone.
+        ignored: columns to leave alone, also those that are named as a field.
         rest_as_properties: whether the columns that mean nothing else are properties.
         read_time: turns a cell into RFC 3339 or raises `ValueError`; None where cells are RFC 3339 already.
+        delimiter: what separates fields.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class ColumnOptions:
     ignored: frozenset[str] = frozenset()
     rest_as_properties: bool = False
     read_time: Callable[[str], str] | None = None
+    delimiter: str = ","
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +102,14 @@ def lay_out(header: Sequence[str], options: ColumnOptions) -> Layout:
     """
     if any("\udc80" <= char <= "\udcff" for char in "".join(header)):
         raise HeaderError("invalid_utf8", "the first line is not UTF-8; save the file as UTF-8")
+    _refuse_undivided(header, options)
     twice = next((name for number, name in enumerate(header) if name in header[:number]), None)
     if twice is not None:
         raise HeaderError("duplicate_column", f"the column {_shown(twice)} is there twice; rename one", column=twice)
     places: dict[str, int | None] = {}
     for name in COLUMNS:
         column = options.names.get(name, name)
-        places[name] = header.index(column) if column in header else None
+        places[name] = header.index(column) if column in header and column not in options.ignored else None
         if places[name] is None:
             _refuse_missing(name, column, header, options)
     used = set(places.values())
@@ -126,14 +130,38 @@ def lay_out(header: Sequence[str], options: ColumnOptions) -> Layout:
     return Layout(header=tuple(header), places=places, rest=rest, options=options)
 
 
+def _refuse_undivided(header: Sequence[str], options: ColumnOptions) -> None:
+    """Refuse a header that is one field only because something else separates the fields of this file."""
+    if len(header) != 1:
+        return
+    [whole] = header
+    if whole in options.ignored or whole in options.names.values():
+        return
+    likely = max((mark for mark in _DELIMITERS if mark != options.delimiter), key=whole.count)
+    if likely in whole:
+        way_out = "leave --delimiter out" if likely == "," else f"say {_delimiter_option(likely)}"
+        raise HeaderError("wrong_delimiter", f"the first line is one single field, {_shown(whole)}; {way_out}")
+
+
+def _delimiter_option(mark: str) -> str:
+    return "--delimiter tab" if mark == "\t" else f"--delimiter '{mark}'"
+
+
 def _refuse_missing(name: str, column: str, header: Sequence[str], options: ColumnOptions) -> None:
+    optional = name in ("event_id", "properties_json") or name in options.defaults
+    if column in options.ignored and column in header and (name in options.names or not optional):
+        raise HeaderError(
+            "missing_column",
+            f"--ignore leaves out the column {_shown(column)}, but {name} is taken from it; say one or the other",
+            column=column,
+        )
     if name in options.names:
         raise HeaderError(
             "missing_column",
             f"--map takes {name} from the column {_shown(column)}, which the file does not have; it has {_all(header)}",
             column=column,
         )
-    if name in ("event_id", "properties_json") or name in options.defaults:
+    if optional:
         return
     if not set(header) & set(COLUMNS) and not options.names:
         raise HeaderError(
@@ -371,7 +399,8 @@ def _check_one(fields: list[str] | Flaw, index: int, layout: Layout, now_us: int
     if len(fields) != layout.width:
         code = "too_few_fields" if len(fields) < layout.width else "too_many_fields"
         reasons = len(set(layout.header) & set(REASON_COLUMNS))
-        message = f"the row has {len(fields) - reasons} fields; the header names {layout.width - reasons}"
+        found, named = len(fields) - reasons, layout.width - reasons
+        message = f"the row has {found} {'field' if found == 1 else 'fields'}; the header names {named}"
         return _problem(index, None, code, None, message)
     columns = [(cell,) for cell in fields]
     event_id = _PLACEHOLDER_ID if layout.makes_ids else _cells("event_id", columns, layout, 1)[0]
@@ -394,15 +423,24 @@ def _check_one(fields: list[str] | Flaw, index: int, layout: Layout, now_us: int
         except (ValueError, OverflowError) as error:
             return _problem(index, shown_id, "invalid_timestamp", "occurred_at", _time_help(error))
     properties = _properties(columns, layout, 1)[0].encode()
-    found = _read_properties(properties, limits)
-    if isinstance(found, Flaw):
-        return _problem(index, shown_id, found.code, _echo(".".join(("properties", *found.path))), found.message)
+    object_ = _read_properties(properties, limits)
+    if isinstance(object_, Flaw):
+        return _problem(index, shown_id, object_.code, _echo(".".join(("properties", *object_.path))), object_.message)
     members = [msgspec.json.encode(name) + b":" + msgspec.json.encode(text) for name, text in texts.items()]
     event = b"{" + b",".join([*members, b'"properties":' + properties]) + b"}"
-    checked = read_object({**texts, "properties": found}, event, index, now_us=now_us, limits=limits)
+    checked = read_object({**texts, "properties": object_}, event, index, now_us=now_us, limits=limits)
     if isinstance(checked, Problem) and layout.makes_ids:
         return msgspec.structs.replace(checked, event_id=None)
+    if isinstance(checked, Problem) and checked.code == "invalid_event_id":
+        return msgspec.structs.replace(checked, message=checked.message + _way_out_of_ids(layout.options))
     return checked
+
+
+def _way_out_of_ids(options: ColumnOptions) -> str:
+    """How to import rows whose ids are none: other people's files often just number them."""
+    column = options.names.get("event_id", "event_id")
+    instead = " in place of --map" if "event_id" in options.names else ""
+    return f"; --ignore {_shown(column)}{instead} makes ids from the rows' content"
 
 
 def _read_properties(text: bytes, limits: Limits) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import typer
 
 from entrypoints.cli.exits import CommandError, Exit
-from entrypoints.cli.maintenance import NO_STORE
+from entrypoints.cli.maintenance import no_store
 from entrypoints.cli.options import AnswerFormat, Json, StoreUrl, choose_format
 from entrypoints.cli.output import Format, print_document, print_rows, print_table
 from entrypoints.cli.session import find_schema, wait_for
@@ -105,13 +105,13 @@ def _look_at_zones(report: _Report) -> None:
 
 
 def _look_at_settings(report: _Report, store_url: str | None) -> Any:
-    from entrypoints.cli.session import read_settings
+    from entrypoints.cli.session import check_settings
     from entrypoints.settings import unknown_names
 
     for sentence in unknown_names(os.environ):
         report.wrong("settings", sentence)
     try:
-        settings = read_settings(store_url=store_url)
+        settings = check_settings(store_url=store_url)
     except CommandError as error:
         report.wrong("settings", str(error).replace("\n", " "))
         return None
@@ -128,7 +128,7 @@ async def _look_at_store(report: _Report, settings: Any) -> None:
         if schema is not None:
             found, wanted = schema
             if found == 0:
-                report.well("store", NO_STORE)
+                report.well("store", no_store(settings))
                 return
             if found != wanted:
                 way_out = "run `eventcore migrate`" if found < wanted else "install the newer eventcore again"

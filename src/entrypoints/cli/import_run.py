@@ -3,6 +3,7 @@
 Not here: how rows get from a file to the store (`loading`).
 """
 
+import difflib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -62,6 +63,7 @@ def run_import(
         CommandError: it cannot begin, or it failed in the middle.
     """
     settings = read_settings(store_url=store_url)
+    check_project(project)
     if list(paths).count(STANDARD_INPUT) > 1:
         raise CommandError("standard input can be read once; name - once")
     inputs = [Input(path) for path in paths]
@@ -70,17 +72,18 @@ def run_import(
     run = _Run(settings, inputs, options, project=project, strict=strict, dry_run=dry_run, errors=errors)
     began = time.monotonic()
     try:
-        check_project(project)
         wait_for(run.run())
     except KeyboardInterrupt:
         say(run.interrupted())
         return Exit.INTERRUPTED
     except EventcoreError as error:
-        raise CommandError(error.message + run.way_on(), code=from_core(error).code) from error
+        # What neither time nor the rows so far have any part in, the same command again would meet again.
+        way_on = run.way_on() if error.retryable or run.tally.rows else ""
+        raise CommandError(error.message + way_on, code=from_core(error).code) from error
     seconds = time.monotonic() - began
     run.print_answer(form)
     if run.tally.rows and not dry_run:
-        say(f"{run.tally.rows:,} rows in {seconds:.1f} s, {run.tally.rows / max(seconds, 1e-3):,.0f} rows/s")
+        say(f"{_counted(run.tally.rows, 'row')} in {seconds:.1f} s, {run.tally.rows / max(seconds, 1e-3):,.0f} rows/s")
     return run.exit_code()
 
 
@@ -91,6 +94,7 @@ def column_options(
     rest_as_properties: bool,
     time_format: str | None,
     tz: str | None,
+    delimiter: str,
 ) -> ColumnOptions:
     """Read the options that say what columns mean.
 
@@ -117,6 +121,7 @@ def column_options(
         ignored=frozenset(ignore),
         rest_as_properties=rest_as_properties,
         read_time=read_time,
+        delimiter=_delimiter(delimiter),
     )
 
 
@@ -125,8 +130,22 @@ def _pair(option: str, text: str, fields: tuple[str, ...]) -> tuple[str, str]:
     if name == "properties":
         name = "properties_json"
     if not equals or not value or name not in fields:
-        raise CommandError(f"{option} is written FIELD=…, and FIELD is one of {', '.join(fields)}")
+        close = difflib.get_close_matches(name, fields, n=1) if equals and name not in fields else []
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise CommandError(f"{option} is written FIELD=…, and FIELD is one of {', '.join(fields)}{hint}")
     return name, value
+
+
+def _delimiter(text: str) -> str:
+    mark = "\t" if text == "tab" else text
+    # A quote, a line end, or what names and numbers are made of would separate nothing.
+    if len(mark) == 1 and (mark == "\t" or mark.isprintable()) and not mark.isalnum() and mark not in '"_':
+        return mark
+    raise CommandError("--delimiter is one character that is no quote, letter or digit, such as ';', or the word tab")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun if count == 1 else noun + 's'}"
 
 
 class _Run:
@@ -236,8 +255,8 @@ class _Run:
         if self.dry_run:
             return ""
         return (
-            f"; {self.tally.accepted:,} new rows are known to be stored, and the same command again goes on: what is "
-            "stored counts as duplicate"
+            f"; {_counted(self.tally.accepted, 'new row')} {'is' if self.tally.accepted == 1 else 'are'} known to be "
+            "stored, and the same command again goes on: what is stored counts as duplicate"
         )
 
     def document(self) -> dict[str, Any]:
@@ -258,21 +277,25 @@ class _Run:
         elif form is not Format.TABLE:
             print_rows([{name: value for name, value in self.document().items() if name != "first_rows"}], form)
         elif self.refused:
-            print(f"{self.checked.rejected:,} of {self.checked.rows:,} rows cannot be taken; nothing is stored")
+            print(
+                f"{self.checked.rejected:,} of {_counted(self.checked.rows, 'row')} cannot be taken; nothing is stored"
+            )
         else:
             if self.first_events:
                 rows = [[str(cell) for cell in _event_row(event).values()] for event in self.first_events]
                 print_table(COLUMNS, rows, left=len(COLUMNS))
             would = "would be " if self.dry_run else ""
             print(
-                f"{self.tally.rows:,} rows: {would}{self.tally.accepted:,} accepted, {self.tally.duplicates:,} "
-                f"duplicates, {self.tally.conflicts:,} conflicts, {self.tally.rejected:,} rejected"
+                f"{_counted(self.tally.rows, 'row')}: {would}{self.tally.accepted:,} accepted, "
+                f"{_counted(self.tally.duplicates, 'duplicate')}, {_counted(self.tally.conflicts, 'conflict')}, "
+                f"{self.tally.rejected:,} rejected"
             )
 
 
 def _note_ids(opened: Opened) -> None:
     if opened.layout is not None and opened.layout.makes_ids:
-        say(f"{printable(opened.input.name)}: no column event_id; ids are made from the rows' content (see --help)")
+        why = "--ignore event_id" if "event_id" in opened.layout.header else "no column event_id"
+        say(f"{printable(opened.input.name)}: {why}; ids are made from the rows' content (see --help)")
 
 
 def _event_row(event: Event) -> dict[str, str]:

@@ -14,13 +14,13 @@ from entrypoints.cli.output import Format
 HELP: Final = (
     "Import events from CSV files, plain or gzip; - is standard input.\n\n"
     "The first line names the columns, in any order: event_id, occurred_at, user_id, event_type, and properties_json, "
-    "which may be absent or empty. Importing the same file again adds nothing: its rows count as duplicates. An import "
-    "that was stopped is continued by the same command.\n\n"
+    "which may be absent or empty. --delimiter says what separates them if it is no comma. Importing the same file "
+    "again adds nothing: its rows count as duplicates. An import that was stopped is continued by the same command.\n\n"
     "A bad row is named with its line and costs only itself. Exit codes: 0 all rows are in; 3 some rows were rejected, "
     "or conflict with what is stored; 1 the import failed, or --strict found a bad row; 2 it could not begin.\n\n"
-    "Without a column of ids, each row gets one made from its content and from how many equal rows come before it: the "
-    "same file again adds nothing, and two equal rows of a file stay two events, unless 200,000 other rows or more lie "
-    "between them."
+    "Without a column of ids, or with --ignore event_id where it holds no UUIDs, each row gets one made from its "
+    "content and from how many equal rows come before it: the same file again adds nothing, and two equal rows of a "
+    "file stay two events, unless 200,000 other rows or more lie between them."
 )
 
 
@@ -51,6 +51,9 @@ def import_command(
     properties_from_rest: Annotated[
         bool, typer.Option("--properties-from-rest", help="Make text properties of all other columns.")
     ] = False,
+    delimiter: Annotated[
+        str, typer.Option("--delimiter", metavar="CHAR", help="What separates fields: one character, or tab.")
+    ] = ",",
     time_format: Annotated[
         str | None,
         typer.Option("--time-format", metavar="FORMAT", help="unix, unix_ms, or as strptime: '%d.%m.%Y %H:%M'."),
@@ -67,7 +70,7 @@ def import_command(
 
     exit_code = run_import(
         paths,
-        column_options(map_ or [], default or [], ignore or [], properties_from_rest, time_format, tz),
+        column_options(map_ or [], default or [], ignore or [], properties_from_rest, time_format, tz, delimiter),
         project=project,
         strict=strict,
         dry_run=dry_run,

@@ -104,7 +104,7 @@ class Input:
     def _open_now(self, options: ColumnOptions) -> "Opened":
         source = Source(self._open_file(), name=self.path, size=self.size)
         try:
-            reader = RowReader(source)
+            reader = RowReader(source, options.delimiter)
             return Opened(self, source, reader, options)
         except OSError as error:
             source.close()
@@ -227,11 +227,11 @@ class Watcher(Protocol):
 def _is_ours(path: Path) -> bool:
     """Whether a file may be written over: it is empty, or holds refused rows of an earlier import."""
     with path.open("rb") as stream:
-        begin = stream.read(len(_OUR_BEGIN))
-    return begin in (b"", _OUR_BEGIN)
+        begin = stream.read(64).decode("utf-8", "replace")
+    return not begin or _OUR_BEGIN.match(begin) is not None
 
 
-_OUR_BEGIN = ",".join(REASON_COLUMNS).encode()
+_OUR_BEGIN = re.compile(r"(.)".join(REASON_COLUMNS[:2]) + "".join(rf"\1{name}" for name in REASON_COLUMNS[2:]))
 
 
 class Refusals:
@@ -273,7 +273,7 @@ class Refusals:
             )
         if not self._header:
             self._header = header
-            self._write_row(REASON_COLUMNS, header)
+            self._write_row(REASON_COLUMNS, header, opened.layout.options.delimiter)
         elif self._header.rstrip("\r\n") != header.rstrip("\r\n"):
             raise CommandError("--errors keeps rows of one header; import files with different headers one by one")
 
@@ -289,14 +289,14 @@ class Refusals:
                 say(f"{printable(name)}: {lines}: {problem.code}{field}: {printable(problem.message)}")
             if self._file is not None:
                 reasons = (str(line), problem.code, problem.field or "", problem.message)
-                self._write_row(reasons, _bare(text, layout))
+                self._write_row(reasons, _bare(text, layout), layout.options.delimiter)
 
-    def _write_row(self, reasons: Sequence[str], text: str) -> None:
+    def _write_row(self, reasons: Sequence[str], text: str, delimiter: str) -> None:
         assert self._file is not None
         front = io.StringIO()
-        csv.writer(front, lineterminator="").writerow(reasons)
+        csv.writer(front, delimiter=delimiter, lineterminator="").writerow(reasons)
         try:
-            self._file.write(f"{front.getvalue()},{text}" + ("" if text.endswith("\n") else "\n"))
+            self._file.write(f"{front.getvalue()}{delimiter}{text}" + ("" if text.endswith("\n") else "\n"))
             self._file.flush()
         except OSError as error:
             reason = (error.strerror or "it failed").lower()
@@ -315,11 +315,11 @@ class Refusals:
 
 def _bare(text: str, layout: Layout) -> str:
     """A row without the columns that an earlier ``--errors`` put in front."""
-    found = _REASONS.match(text) if layout.header[: len(REASON_COLUMNS)] == REASON_COLUMNS else None
+    if layout.header[: len(REASON_COLUMNS)] != REASON_COLUMNS:
+        return text
+    mark = re.escape(layout.options.delimiter)
+    found = re.match(rf'(?:(?:"(?:[^"]|"")*+"|[^"{mark}\n]*+){mark}){{4}}', text)
     return text[found.end() :] if found else text
-
-
-_REASONS = re.compile(r'(?:(?:"(?:[^"]|"")*+"|[^",\n]*+),){4}')
 
 
 class Forgetful:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from entrypoints.settings import Settings
 
-NO_STORE = "there is no store yet; `eventcore migrate` makes one"
-
 
 def migrate_command(
     check: Annotated[
@@ -43,8 +41,8 @@ def migrate_command(
         print(f"the store has schema {wanted}, as it should; nothing to do")
         return
     if check:
-        state = NO_STORE if found == 0 else f"the store has schema {found}, wanted is {wanted}; run `eventcore migrate`"
-        print(state)
+        behind = f"the store has schema {found}, wanted is {wanted}; run `eventcore migrate`"
+        print(no_store(settings) if found == 0 else behind)
         raise typer.Exit(Exit.FAILURE)
     wait_for(_migrate(settings))
     print(f"made a store with schema {wanted}" if found == 0 else f"brought the store from schema {found} to {wanted}")
@@ -128,6 +126,16 @@ async def _epoch(new: bool, settings: "Settings") -> str:
         return await core.store.begin_epoch() if new else (await core.store.describe()).epoch
 
 
+def no_store(settings: "Settings") -> str:
+    """Where a store was looked for in vain, and the ways out."""
+    from entrypoints.container import shown_url
+
+    return (
+        f"there is no store yet at {shown_url(settings.store_url)}; `eventcore migrate` makes one, and --store-url or "
+        "EVENTCORE_STORE_URL names another one"
+    )
+
+
 async def require_store(settings: "Settings") -> None:
     """Refuse to go on where there is no store, rather than to make an empty one.
 
@@ -136,4 +144,4 @@ async def require_store(settings: "Settings") -> None:
     """
     schema = await find_schema(settings.store_url)
     if schema is not None and schema[0] == 0:
-        raise CommandError(NO_STORE, code=Exit.FAILURE)
+        raise CommandError(no_store(settings), code=Exit.FAILURE)

@@ -5,13 +5,14 @@ there are, and what settings mean (`entrypoints.container`, `entrypoints.setting
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from entrypoints.cli.exits import CommandError
+from entrypoints.cli.exits import CommandError, say
 
 if TYPE_CHECKING:
     from entrypoints.settings import Settings
@@ -24,6 +25,24 @@ _LOOK_SECONDS: Final = 0.2
 
 def read_settings(**chosen: Any) -> "Settings":
     """The settings of this process; options that were given win over the environment.
+
+    Each name that looks like a setting and is none is said on stderr, because a typo would otherwise be answered from
+    another store than the one that was meant.
+
+    Raises:
+        CommandError: some settings cannot be used.
+    """
+    from entrypoints.settings import unknown_names
+
+    settings = check_settings(**chosen)
+    if "host" not in chosen:  # what listens has a log, and writes them there when it starts
+        for sentence in unknown_names(os.environ):
+            say(sentence)
+    return settings
+
+
+def check_settings(**chosen: Any) -> "Settings":
+    """As `read_settings`, but names that are no settings are not looked for.
 
     Raises:
         CommandError: some settings cannot be used.

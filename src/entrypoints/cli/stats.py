@@ -16,9 +16,12 @@ from entrypoints.cli.session import read_settings, wait_for
 
 if TYPE_CHECKING:
     from entrypoints.settings import Settings
+    from eventcore.service import Eventcore
 
 DEFAULT_DAYS: Final = 30
 """The range of dates when none is asked for: this many, ending today."""
+
+_MOST_NAMED: Final = 20  # projects
 
 app = typer.Typer(help="Active users, top events, retention, and the books of ingestion.")
 
@@ -222,11 +225,30 @@ async def _ask_store(name: str, asked: dict[str, Any], settings: "Settings") -> 
     await require_store(settings)  # in the wrong folder, zeros would look like an answer
     if name == "ingestion":
         async with open_eventcore(settings) as core:
-            return await books_document(core, project=project, **values)
+            document = await books_document(core, project=project, **values)
+            await _note_unknown_project(core, project)
+            return document
     statistics: dict[str, Any] = {"dau": DailyActiveUsers, "top-events": TopEvents, "retention": Retention}
     question = statistics[name].parse(reporting_zone=settings.reporting_zone, **values)
     async with open_eventcore(settings) as core:
-        return answer_json(await core.ask(question, project=project))
+        answered = await core.ask(question, project=project)
+        await _note_unknown_project(core, project)
+        return answer_json(answered)
+
+
+async def _note_unknown_project(core: "Eventcore", project: str) -> None:
+    """Say so if the store has nothing of a project: a typo in its name must not look like a quiet month."""
+    # Every event that ever came is in the books, which are short; what a store describes has to be counted first.
+    if await core.store.books(project, date.min.isoformat(), date.max.isoformat()):
+        return
+    known = sorted((await core.store.describe()).counts)
+    if project not in known:
+        from entrypoints.cli.exits import say
+
+        names = ", ".join(known[:_MOST_NAMED]) + (
+            f" and {len(known) - _MOST_NAMED:,} more" * (len(known) > _MOST_NAMED)
+        )
+        say(f"the store has no project {project}; " + (f"known are {names}" if known else "it has none yet"))
 
 
 def _print_daily_active_users(data: list[dict[str, Any]]) -> None:

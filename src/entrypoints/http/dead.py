@@ -22,12 +22,14 @@ from eventcore.dead_letters import MOST_LIMIT, Chosen
 from eventcore.errors import BodyError, EventcoreError, Kind
 from eventcore.limits import ECHO_CHARS
 from eventcore.service import Eventcore
-from eventcore.strict_json import BYTE_ORDER_MARK
+from eventcore.strict_json import BYTE_ORDER_MARK, Flaw, first_flaw, read_element
 
 BODY_BYTES: Final = 128 * 1024
 """Three times what as many ids take as one request may name."""
 
 _IN_FLIGHT_BYTES: Final = 32 * BODY_BYTES
+_MOST_DEPTH: Final = 32  # two are meant; deeper ones, up to here, are told what is wrong with them
+_MOST_KEYS: Final = 100  # one is meant
 _FORM: Final = 'send {"event_ids": ["…"]} or {"all": true}'
 
 Problems = Mapping[int | str, dict[str, Any]]
@@ -50,7 +52,14 @@ def make_router(*, body_timeout_seconds: float, found_none: Problems, bad_body: 
     in_flight = InFlight(_IN_FLIGHT_BYTES)
 
     async def read_chosen(request: Request) -> Chosen:
-        form_of(request.scope)
+        if form_of(request.scope) != "json":
+            raise HttpProblem(
+                415,
+                "unsupported_media_type",
+                "send one Content-Type: application/json",
+                field="Content-Type",
+                headers={"Accept-Post": "application/json"},
+            )
         gzipped = is_gzipped(request.scope)
         with in_flight.lease() as lease:
             body = await read_body(
@@ -133,10 +142,15 @@ def parse_body(body: bytes) -> Chosen:
 def _parse_object(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise BodyError("empty_body", f"the body is empty; {_FORM}")
-    try:
-        document = msgspec.json.decode(body.removeprefix(BYTE_ORDER_MARK))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BodyError("invalid_json", f"the body is not JSON; {_FORM}") from error
+    document = read_element(body.removeprefix(BYTE_ORDER_MARK))
+    # Which of two values a repeated key means, nobody knows, and a drop cannot be taken back: see `strict_json`.
+    flaw = (
+        document if isinstance(document, Flaw) else first_flaw(document, most_depth=_MOST_DEPTH, most_keys=_MOST_KEYS)
+    )
+    if flaw is not None and flaw.code == "duplicate_key":
+        raise BodyError("duplicate_key", f"{flaw.message}; {_FORM}")
+    if flaw is not None:
+        raise BodyError("invalid_json", f"the body is not JSON that is read here; {_FORM}")
     if not isinstance(document, dict):
         raise BodyError("not_an_object", f"the body is not a JSON object; {_FORM}")
     return document

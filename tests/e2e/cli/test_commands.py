@@ -130,6 +130,50 @@ def test_doctor_names_what_is_wrong_and_the_way_out(eventcore: Command, monkeypa
     assert (ended.code, ended.json["ok"]) == (1, False)
 
 
+def test_doctor_notices_a_name_in_the_file_and_says_it_once(eventcore: Command) -> None:
+    Path(".env").write_text("EVENTCORE_STORE_ULR=memory://\n")
+    ended = eventcore("doctor")
+    assert (ended.code, ended.err) == (1, "")
+    assert ended.out.count("EVENTCORE_STORE_ULR (in .env) is not a setting") == 1
+
+
+def test_every_command_says_which_names_are_no_settings(eventcore: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    eventcore("migrate")
+    monkeypatch.setenv("EVENTCORE_STORE_ULR", "memory://")
+    Path(".env").write_text("EVENTCORE_REPORTNG_ZONE=UTC\n")
+    for arguments in (["stats", "dau"], ["verify"], ["epoch"], ["dead", "list"], ["migrate"]):
+        ended = eventcore(*arguments)
+        assert ended.code == 0
+        assert "EVENTCORE_STORE_ULR is not a setting; did you mean EVENTCORE_STORE_URL?\n" in ended.err
+        assert "EVENTCORE_REPORTNG_ZONE (in .env) is not a setting; did you mean" in ended.err
+
+
+def test_a_server_says_a_wrong_name_once_in_its_log(workplace: Path) -> None:
+    with subprocess.Popen(
+        [SCRIPTS / "eventcore", "serve", "--port", "0"],
+        env=os.environ | {"EVENTCORE_STORE_ULR": "memory://", "EVENTCORE_LOG_FORMAT": "json"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(json.loads(line))
+            if lines[-1]["event"] == "listening":
+                process.terminate()
+    assert [line["event"] for line in lines].count("unknown setting") == 1
+
+
+def test_where_no_store_is_the_place_and_the_ways_out_are_named(eventcore: Command, workplace: Path) -> None:
+    for arguments in (["stats", "dau"], ["verify"], ["epoch"], ["migrate", "--check"], ["doctor"]):
+        ended = eventcore(*arguments)
+        said = ended.out + ended.err
+        assert f"sqlite:///{workplace}/store.sqlite3" in said
+        assert "eventcore migrate" in said
+        assert "--store-url or EVENTCORE_STORE_URL" in said
+
+
 def test_migrate_makes_a_store_once(eventcore: Command) -> None:
     ended = eventcore("migrate", "--check")
     assert (ended.code, Path("store.sqlite3").exists()) == (1, False)

@@ -380,6 +380,10 @@ def test_anybodys_csv(eventcore: Command) -> None:
     [
         ["--map", "user=uid"],
         ["--map", "user_id"],
+        ["--delimiter", ""],
+        ["--delimiter", ";;"],
+        ["--delimiter", '"'],
+        ["--delimiter", "e"],
         ["--default", "event_id=x"],
         ["--time-format", "%d.%m.%Y"],
         ["--time-format", "%Q", "--tz", "UTC"],
@@ -395,6 +399,66 @@ def test_options_that_make_no_sense_are_one_line_and_exit_2(eventcore: Command, 
     ended = eventcore("import", "rows.csv", *options)
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert not Path("store.sqlite3").exists()
+
+
+def test_a_misspelt_field_of_map_is_answered_with_the_one_that_is_meant(eventcore: Command) -> None:
+    write("rows.csv", a_csv([a_row(1)]))
+    assert "did you mean occurred_at?" in eventcore("import", "rows.csv", "--map", "occured_at=Date").err
+
+
+@pytest.mark.parametrize(("option", "mark"), [(";", ";"), ("tab", "\t"), ("|", "|")])
+def test_another_delimiter_is_hinted_at_and_taken_also_with_errors(eventcore: Command, option: str, mark: str) -> None:
+    lines = [["Date", "Customer ID", "Amount (EUR)"], ["2026-01-31T09:30:00Z", "ada", '"1,50"'], ["x", "bob", "2"]]
+    write("rows.csv", "".join(mark.join(line) + "\n" for line in lines))
+    meant = ["--map", "occurred_at=Date,user_id=Customer ID", "--default", "event_type=order", "--properties-from-rest"]
+    refused = eventcore("import", "rows.csv", *meant)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "--delimiter tab" in refused.err if option == "tab" else f"--delimiter '{option}'" in refused.err
+    command = ["import", "rows.csv", *meant, "--delimiter", option, "--errors", "bad.csv"]
+    for expected in (counts(2, accepted=1, rejected=1), counts(2, duplicates=1, rejected=1)):
+        ended = eventcore(*command, "--json")
+        assert (ended.code, ended.json) == (3, expected)
+    bad = list(csv.reader(Path("bad.csv").read_text().splitlines(), delimiter=mark))
+    assert bad[0] == ["_line", "_code", "_field", "_message", *lines[0]]
+    assert (bad[1][:2], bad[1][4:]) == (["3", "invalid_timestamp"], ["x", "bob", "2"])
+    write("mended.csv", Path("bad.csv").read_text().replace(f"{mark}x{mark}", f"{mark}never{mark}"))
+    command = ["import", "mended.csv", *meant, "--delimiter", option, "--errors", "still.csv"]
+    assert eventcore(*command, "--json").json == counts(1, rejected=1)
+    again = list(csv.reader(Path("still.csv").read_text().splitlines(), delimiter=mark))
+    assert (again[0], again[1][4:]) == (bad[0], ["never", "bob", "2"])
+
+
+def test_a_file_whose_ids_are_none_goes_in_by_the_way_that_is_named(eventcore: Command) -> None:
+    write("rows.csv", a_csv([a_row(number, event_id=str(number)) for number in (1, 2, 3)]))
+    refused = eventcore("import", "rows.csv", "--json")
+    assert (refused.code, refused.json) == (3, counts(3, rejected=3))
+    assert "--ignore event_id" in refused.err
+    assert eventcore("import", "rows.csv", "--ignore", "event_id", "--json").json == counts(3, accepted=3)
+    again = eventcore("import", "rows.csv", "--ignore", "event_id", "--json")
+    assert again.json == counts(3, duplicates=3)
+    assert "--ignore event_id; ids are made" in again.err
+    assert stored_events(eventcore) == 3
+
+
+def test_one_row_is_said_as_one(eventcore: Command) -> None:
+    write("rows.csv", a_csv([a_row(1)]))
+    ended = eventcore("import", "rows.csv")
+    assert ended.out == "1 row: 1 accepted, 0 duplicates, 0 conflicts, 0 rejected\n"
+    assert ended.err.startswith("1 row in ")
+    assert eventcore("import", "rows.csv").out == "1 row: 0 accepted, 1 duplicate, 0 conflicts, 0 rejected\n"
+
+
+def test_the_same_command_again_is_advised_only_where_it_helps(
+    eventcore: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("rows.csv", a_csv([a_row(1)]))
+    assert "goes on" not in eventcore("import", "rows.csv", "--project", "No Such").err
+    write("store.sqlite3", "this is not a database, it is a text of more than one hundred bytes " * 20)
+    assert "goes on" not in eventcore("import", "rows.csv").err
+    monkeypatch.setenv("EVENTCORE_STORE_URL", "postgresql://127.0.0.1:1/nobody")
+    away = eventcore("import", "rows.csv")
+    assert away.code == 5
+    assert "0 new rows are known to be stored, and the same command again goes on" in away.err
 
 
 def test_projects_are_apart(eventcore: Command) -> None:

@@ -314,6 +314,27 @@ def test_no_store_is_said_and_none_is_made(eventcore: Command, monkeypatch: pyte
     assert not Path("nowhere").exists()
 
 
+@pytest.mark.parametrize("statistic", ["dau", "top-events", "retention", "ingestion"])
+def test_a_project_that_is_not_there_is_said_beside_the_zeros(
+    eventcore: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, statistic: str
+) -> None:
+    monkeypatch.setenv("EVENTCORE_STORE_URL", f"sqlite:///{workplace}/two.sqlite3")
+    Path("rows.csv").write_text("user_id,event_type,occurred_at\nada,visit,2026-01-31T09:30:00Z\n")
+    for project in ("shop", "default"):
+        eventcore("import", "rows.csv", "--project", project)
+    ended = eventcore("stats", statistic, "--project", "nope", "--json")
+    assert (ended.code, ended.err) == (0, "the store has no project nope; known are default, shop\n")
+    assert "data" in ended.json
+    assert eventcore("stats", statistic, "--project", "shop", "--json").err == ""
+
+
+def test_a_store_without_any_project_says_so(eventcore: Command, workplace: Path) -> None:
+    url = f"sqlite:///{workplace}/new.sqlite3"
+    eventcore("migrate", "--store-url", url)
+    ended = eventcore("stats", "dau", "--store-url", url)
+    assert (ended.code, ended.err) == (0, "the store has no project default; it has none yet\n")
+
+
 def test_on_a_terminal_tables_are_drawn_and_no_color_is_kept(store_url: str) -> None:
     script = "import os, pty, sys\nstatus = pty.spawn(sys.argv[1:])\nsys.exit(os.waitstatus_to_exitcode(status))\n"
     command = [

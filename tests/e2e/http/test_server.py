@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import socket
+import statistics
 import subprocess
 import threading
 import time
@@ -488,14 +489,22 @@ def test_a_connection_that_says_nothing_is_closed_also_between_requests(start: S
         assert 0.5 < time.monotonic() - began < 3
 
 
-def test_500_idle_connections_do_not_stop_the_service(server: Server) -> None:
+def test_500_idle_connections_do_not_stop_the_service(start: Start) -> None:
+    server = start(head_timeout_seconds=600, idle_timeout_seconds=600)  # nobody is let go during the test
     idle = [server.connect() for _ in range(500)]
+    times = []
     try:
-        with httpx.Client(base_url=server.url) as client:
+        with httpx.Client(base_url=server.url, timeout=30) as client:
             for _ in range(20):
                 began = time.monotonic()
                 assert client.post("/events", json=[an_event()]).status_code == 202
-                assert time.monotonic() - began < 1
+                times.append(time.monotonic() - began)
+        # One answer may be late because the machine is busy; idle connections would hold up all of them.
+        assert statistics.median(times) < 1
+        for connection in idle:
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):  # still open, with nothing to read
+                connection.recv(1)
     finally:
         for connection in idle:
             connection.close()
