@@ -13,8 +13,9 @@ from adapters.nats.address import Address
 from eventcore.errors import Kind, StoreError
 from eventcore.limits import ECHO_CHARS
 
-NOT_SETTLED = frozenset({"no_stream", "no_consumer", "other_stream"})
-"""Codes of errors that say: what was made or checked when the connection was opened is not there any more."""
+NOT_SETTLED = frozenset({"no_stream", "no_consumer", "other_stream", "too_slow"})
+"""Codes of errors that may mean: what was made or checked when the connection was opened is not there any more. NATS
+before 2.11 is silent where there is no consumer."""
 
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014

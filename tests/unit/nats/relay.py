@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 ACK = re.compile(rb"PUB \$JS\.ACK\.\S+ +4\r\n\+ACK\r\n")
-NO_MORE = re.compile(rb"HMSG \S+ \S+ \d+ \d+\r\nNATS/1\.0 404[^\r]*\r\n\r\n\r\n")
+NO_MORE = re.compile(rb"HMSG \S+ \S+ \d+ \d+\r\nNATS/1\.0 40[48][^\r]*\r\n(?:[^\r]+\r\n)*\r\n\r\n")
 READ_BYTES = 65_536
 
 

@@ -79,6 +79,20 @@ async def test_an_acknowledgement_that_was_lost_means_one_more_delivery(
         await pending_is(queue, 0)
 
 
+async def test_a_word_that_is_on_its_way_arrives_though_its_worker_closes(
+    queue_at: OpenQueue, consumer_at: OpenConsumer, url: str, nats_server: Server
+) -> None:
+    async with relay_to(nats_server.url) as relay:
+        queue, consumer = await queue_at(url), await consumer_at(url.replace(nats_server.url, relay.url))
+        await queue.publish([a_message(1), a_message(2)])
+        deliveries = await consumer.fetch(5, 1)
+        relay.delay_seconds = 0.3
+        for delivery in deliveries:
+            await delivery.ack()
+        await consumer.close()
+        assert (await queue.pending("default")).events == 0
+
+
 async def test_what_is_acknowledged_without_a_connection_is_told_to_the_next_one(
     queue_at: OpenQueue, consumer_at: OpenConsumer, url: str, nats_server: Server
 ) -> None:
@@ -234,6 +248,21 @@ async def test_a_consumer_that_is_gone_is_made_again(
 
     await queue.publish([a_message()])
     assert len(await consumer.fetch(5, 1)) == 1
+
+
+async def test_behind_a_silence_the_consumer_is_looked_for(
+    consumer_at: OpenConsumer, url: str, client: nats.NATS, nats_server: Server
+) -> None:
+    """Some versions of NATS are silent where there is none."""
+    async with relay_to(nats_server.url) as relay:
+        consumer = await consumer_at(f"{url.replace(nats_server.url, relay.url)}&timeout_seconds=0.5")
+        relay.lose_answers = True
+        with pytest.raises(StoreError) as caught:
+            await consumer.fetch(5, 0.1)
+        assert caught.value.kind is Kind.TIMEOUT
+        await client.jsm().delete_consumer(stream_of(url), await consumer_of(client, url))
+        relay.lose_answers = False
+        assert list(await consumer.fetch(5, 0.1)) == []
 
 
 async def test_a_stream_that_is_gone_is_made_again(

@@ -145,7 +145,9 @@ async def test_a_stream_that_would_lose_events_is_refused_by_name(
     if "mirror" in config:
         del config["subjects"]
     sealed = config.pop("sealed", None)
-    await an_operator_says(client, f"STREAM.CREATE.{name}", config)
+    made = await an_operator_says(client, f"STREAM.CREATE.{name}", config)
+    if setting not in made["config"]:
+        pytest.skip(f"this NATS has no {setting} yet")
     if sealed:
         await an_operator_says(client, f"STREAM.UPDATE.{name}", config | {"sealed": True})
 
@@ -259,9 +261,12 @@ TWO_ACCOUNTS = {
 }
 
 
-async def an_operator_says(client: nats.NATS, subject: str, body: object) -> None:
-    answer = json.loads((await client.request(f"$JS.API.{subject}", json.dumps(body).encode(), timeout=5)).data)
+async def an_operator_says(client: nats.NATS, subject: str, body: object) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(
+        (await client.request(f"$JS.API.{subject}", json.dumps(body).encode(), timeout=5)).data
+    )
     assert "error" not in answer, answer
+    return answer
 
 
 # --- whether it can be reached ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import nats
@@ -49,7 +50,7 @@ async def test_the_epoch_is_left_out_when_the_store_does_not_tell_it(
     queue_at: OpenQueue, url: str, client: nats.NATS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Away, hanging or broken: senders hardly wait, and do not wait again at every publish."""
-    store = Store()
+    store, asked = Store(), 0
 
     async def away() -> str:
         raise StoreError(Kind.UNAVAILABLE, "away", "the store is away")
@@ -58,13 +59,20 @@ async def test_the_epoch_is_left_out_when_the_store_does_not_tell_it(
         await asyncio.sleep(60)
         return "e1"
 
-    for epoch in (away, hanging, ScriptedStore().epoch):
-        monkeypatch.setattr(store, "epoch", epoch)
+    for number, epoch in enumerate((away, hanging, ScriptedStore().epoch), 1):
+
+        async def counted(epoch: Callable[[], Awaitable[str]] = epoch) -> str:
+            nonlocal asked
+            asked += 1
+            return await epoch()
+
+        monkeypatch.setattr(store, "epoch", counted)
         queue = await queue_at(url, store)
         began_seconds = time.monotonic()
         await queue.publish([a_chunk(an_event())])
         await queue.publish([a_chunk(an_event())])
         assert time.monotonic() - began_seconds < 1
+        assert asked == number
         message = await the_last(client, url)
         assert str((message.headers or {})["Nats-Msg-Id"]).startswith("-:")
 
