@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack, suppress
 from itertools import count
 from os import getpid
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import nats
 import pytest
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServerError
 
 from adapters.nats import open_consumer, open_queue
 from eventcore.contract.queue import ScriptedStore
@@ -125,6 +125,17 @@ def own_server(tmp_path: Path) -> Iterator[OwnServer]:
     with servers.needed("nats"), servers.nats(tmp_path / "nats", own_process=True) as server:
         assert isinstance(server, OwnServer)
         yield server
+
+
+async def made_again(client: nats.NATS, **config: Any) -> None:
+    """Make a stream whose namesake was deleted a moment ago; the server may still be clearing that one away."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await client.jsm().add_stream(**config)
+                return
+            except ServerError:
+                await asyncio.sleep(0.05)
 
 
 async def until(attempt: Callable[[], Awaitable[T]], seconds: float = 20.0) -> T:

@@ -16,7 +16,7 @@ from eventcore.events import Chunk
 from eventcore.ports import Consumer, Delivery, Queue
 from eventcore.strategies import a_chunk, an_event
 from tests.support.servers import Server
-from tests.unit.nats.conftest import OpenConsumer, OpenQueue, consumer_of, stream_of, until
+from tests.unit.nats.conftest import OpenConsumer, OpenQueue, consumer_of, made_again, stream_of, until
 from tests.unit.nats.relay import relay_to
 
 
@@ -278,9 +278,9 @@ async def test_a_stream_that_is_gone_is_made_again(
             await attempt
         assert caught.value.kind is Kind.UNAVAILABLE
         assert caught.value.code in ("no_stream", "no_consumer")
-    await queue.publish([a_message()])
+    await until(lambda: queue.publish([a_message()]))
     assert (await reader.pending("default")).events == 1
-    assert len(await consumer.fetch(5, 1)) == 1
+    assert len(await until(lambda: consumer.fetch(5, 1))) == 1
 
 
 async def test_a_stream_that_came_back_unsafe_is_not_used(
@@ -295,7 +295,7 @@ async def test_a_stream_that_came_back_unsafe_is_not_used(
     with pytest.raises(StoreError):
         await consumer.fetch(1, 0.1)
     safe = {"name": name, "subjects": [f"{name.lower()}.*.*"], "retention": "workqueue", "max_bytes": 4_000_000}
-    await client.jsm().add_stream(**safe, discard="old")
+    await made_again(client, **safe, discard="old")
     for attempt in (queue.publish([a_message()]), consumer.fetch(1, 0.1)):
         with pytest.raises(StoreError) as caught:
             await attempt

@@ -21,7 +21,7 @@ from eventcore.ports import Consumer, Queue
 from eventcore.strategies import a_chunk, an_event
 from tests.support import servers
 from tests.support.processes import OwnServer
-from tests.unit.nats.conftest import OpenConsumer, OpenQueue, Store, until
+from tests.unit.nats.conftest import OpenConsumer, OpenQueue, Store, made_again, until
 from tests.unit.nats.relay import relay_to
 
 pytestmark = pytest.mark.e2e
@@ -196,7 +196,7 @@ async def test_a_server_that_comes_back_with_an_unsafe_stream_is_not_used(
     client = await nats.connect(own_server.url)
     await client.jsm().delete_stream("EVENTCORE")
     safe = {"name": "EVENTCORE", "subjects": ["eventcore.*.*"], "retention": "workqueue", "max_bytes": 4_000_000}
-    await client.jsm().add_stream(**safe, discard="old")
+    await made_again(client, **safe, discard="old")
     await client.close()
     own_server.restart()
 
