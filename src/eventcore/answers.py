@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from eventcore.activity import ActivityQuery, ActivitySnapshot, Condition, Selection
+from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.calendar import (
     EARLIEST_DATE,
     LATEST_DATE,
@@ -25,6 +25,7 @@ from eventcore.calendar import (
     format_instant,
     parse_date,
 )
+from eventcore.conditions import Condition, Selection
 from eventcore.errors import InvalidQuestion
 from eventcore.ports import EventStore, Queue
 
@@ -45,7 +46,10 @@ class StatisticLimits(msgspec.Struct, frozen=True, kw_only=True):
         cohorts: cohorts of a retention. One more than windows, which is how many there are when none are asked for.
         segments: conditions of one question. Each is compared with every event that is read.
         segment_value_chars: characters of a condition's value, or of a type of event. As many as a user id has.
-        property_name_chars: characters of a property's name in a condition.
+        property_name_chars: characters of a property's name in a condition or a breakdown.
+        segment_values: values of one condition with ``in``.
+        groups: groups of a breakdown. Each costs as much as the question alone.
+        hour_range_days: local dates of a question about hours; a year is 8,784 rows.
     """
 
     range_days: int = 3_660
@@ -55,6 +59,9 @@ class StatisticLimits(msgspec.Struct, frozen=True, kw_only=True):
     segments: int = 20
     segment_value_chars: int = 255
     property_name_chars: int = 255
+    segment_values: int = 100
+    groups: int = 50
+    hour_range_days: int = 366
 
 
 LIMITS: Final = StatisticLimits()
@@ -62,10 +69,15 @@ LIMITS: Final = StatisticLimits()
 
 _DATE_FORM: Final = f"a date is written YYYY-MM-DD, exists, and lies from {EARLIEST_DATE} to {LATEST_DATE}"
 _SEGMENT_FORM: Final = (
-    "a segment is written event_type:VALUE or properties.NAME:VALUE, = instead of : works too, and NAME is one key of "
-    "the properties, dots included"
+    "a segment is written FIELD:VALUE or FIELD=VALUE, FIELD!=VALUE, FIELD in VALUE,VALUE or FIELD exists, where FIELD "
+    "is event_type or properties.NAME, and NAME is one key of the properties, dots included"
 )
-_SEGMENT: Final = re.compile(r"(event_type|properties\.(?P<name>[^:=]+))[:=](?P<value>.*)", re.DOTALL)
+_FIELD: Final = r"(?P<field>event_type|properties\.(?P<name>(?:(?!!=|!:|=|:| in ).)+?))"
+_SEGMENT: Final = re.compile(_FIELD + r"(?:(?P<operator>!=|!:|=|:| in )(?P<value>.*)| exists)", re.DOTALL)
+_EVENT_FIELD: Final = re.compile(_FIELD, re.DOTALL)
+_LIST_PART: Final = re.compile(
+    r"((?:\\[\\,]|[^,])*)(?:,|$)", re.DOTALL
+)  # up to a comma that no backslash stands before
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")  # ASCII; nine digits hold every limit, and int() never gets a long text
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")  # no stored text holds them, and databases refuse to compare them
 
@@ -215,7 +227,16 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 def segment_texts(segments: Selection) -> list[str]:
     """Write conditions as `parse_segments` reads them, e.g. ``event_type:purchase``."""
-    return [f"{condition.field}:{condition.value}" for condition in segments.conditions]
+    return [_segment_text(condition) for condition in segments.conditions]
+
+
+def _segment_text(condition: Condition) -> str:
+    if condition.operator == "exists":
+        return f"{condition.field} exists"
+    if len(condition.values) == 1:
+        return f"{condition.field}{':' if condition.operator == 'in' else '!='}{condition.values[0]}"
+    escaped = [value.replace("\\", "\\\\").replace(",", "\\,") for value in condition.values]
+    return f"{condition.field} in {','.join(escaped)}"
 
 
 # Reading parameters. ``field`` is the name of the HTTP parameter; no message repeats what was sent, except that of an
@@ -295,8 +316,10 @@ def parse_zone(tz: str | None, reporting_zone: str) -> ZoneInfo:
 def parse_segments(texts: Sequence[str]) -> Selection:
     """Read ``segment`` parameters, which all have to hold on the same event.
 
-    The field is ``event_type`` or ``properties.NAME``, and the first ``:`` or ``=`` after it ends it, so that a value
-    may hold both. One text alone is taken as one segment. Repeats are read once.
+    Written ``FIELD:VALUE`` (``=`` works too), ``FIELD!=VALUE`` (``!:`` too), ``FIELD in VALUE,VALUE`` or ``FIELD
+    exists``; the field is ``event_type`` or ``properties.NAME``, and the first of these operators ends it, so that a
+    value may hold them all. Among several values a backslash before a comma or a backslash takes it into the value. One
+    text alone is taken as one segment. Repeats are read once.
 
     Raises:
         InvalidQuestion: one is malformed or too long, or there are too many.
@@ -312,12 +335,43 @@ def _parse_segment(text: str) -> Condition:
     parsed = _SEGMENT.fullmatch(text)
     if parsed is None:
         raise InvalidQuestion("segment", "invalid_segment", _SEGMENT_FORM)
-    name, value = parsed["name"], parsed["value"]
-    if name is None:
-        return Condition("event_type", parse_event_type("segment", value))
-    _check_text("segment", "a property's name", name, LIMITS.property_name_chars)
-    _check_text("segment", "a segment's value", value, LIMITS.segment_value_chars)
-    return Condition(f"properties.{name}", value)
+    field, operator, value = parsed["field"], parsed["operator"], parsed["value"]
+    if parsed["name"] is not None:
+        _check_text("segment", "a property's name", parsed["name"], LIMITS.property_name_chars)
+    if operator is None:
+        return Condition(field, (), "exists")
+    values = _parse_values(value) if operator == " in " else (value,)
+    for one in values:
+        if parsed["name"] is None:
+            parse_event_type("segment", one)
+        else:
+            _check_text("segment", "a segment's value", one, LIMITS.segment_value_chars)
+    return Condition(field, values, "not in" if operator.startswith("!") else "in")
+
+
+def _parse_values(text: str) -> tuple[str, ...]:
+    found = [re.sub(r"\\([\\,])", r"\1", match[1]) for match in _LIST_PART.finditer(text)]
+    if text and not text.endswith(","):
+        found.pop()  # the pattern also matches nothing, at the very end
+    if len(found) > LIMITS.segment_values:
+        raise InvalidQuestion(
+            "segment", "too_many_values", f"a segment has at most {LIMITS.segment_values} values; repeats count"
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def parse_event_field(field: str, value: str) -> str:
+    """Read the name of a field of events, ``event_type`` or ``properties.NAME``.
+
+    Raises:
+        InvalidQuestion: it is something else.
+    """
+    parsed = _EVENT_FIELD.fullmatch(value)
+    if parsed is None:
+        form = f"{field} is event_type or properties.NAME, and NAME is one key of the properties, dots included"
+        raise InvalidQuestion(field, "invalid_field", form)
+    _check_text(field, "a property's name", parsed["name"] or "", LIMITS.property_name_chars)
+    return value
 
 
 def parse_event_type(field: str, value: str) -> str:

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from pyroaring import BitMap
 
-from eventcore.activity import ActivityQuery, ActivitySnapshot, Condition, Selection, SelectionActivity
+from eventcore.activity import ActivityQuery, ActivitySnapshot, SelectionActivity
 from eventcore.answers import (
     LIMITS,
     parse_choice,
@@ -37,6 +37,7 @@ from eventcore.calendar import (
     merge,
     period_start,
 )
+from eventcore.conditions import Selection, equals
 from eventcore.errors import InvalidQuestion
 from eventcore.limits import ECHO_CHARS
 
@@ -287,7 +288,7 @@ def _narrowed(segments: Selection, event_type: str | None) -> Selection:
     """The segments, and on the same event this type; each condition once, so that equal selections are equal."""
     if event_type is None:
         return segments
-    return Selection(tuple(dict.fromkeys((*segments.conditions, Condition("event_type", event_type)))))
+    return Selection(tuple(dict.fromkeys((*segments.conditions, equals("event_type", event_type)))))
 
 
 def _event_words(event_type: str | None) -> str:

@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from eventcore.activity import ActivityQuery, ActivitySnapshot, Selection
+from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.answers import LIMITS, parse_count, parse_range, parse_segments, parse_zone
 from eventcore.calendar import day_spans, each_day, merge
+from eventcore.conditions import Selection
 
 
 class DailyActiveUsers(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +149,7 @@ class TopEvents(msgspec.Struct, frozen=True, kw_only=True):
             project=project,
             slots=(merge(day_spans(self.zone, self.first, self.last)),),
             selections=(self.segments,),
-            by_type=True,
+            split="event_type",
         )
 
     def compute(self, snapshot: ActivitySnapshot, now_us: int) -> list[dict[str, Any]]:
@@ -156,7 +157,7 @@ class TopEvents(msgspec.Struct, frozen=True, kw_only=True):
         [activity] = snapshot.selections
         [whole] = activity.slots
         # Python compares texts by code point, which is the order that is promised.
-        ranked = sorted(whole.types.items(), key=lambda named: (-named[1].events, named[0]))
+        ranked = sorted(whole.parts.items(), key=lambda named: (-named[1].events, named[0]))
         return [
             {
                 "event_type": event_type,
