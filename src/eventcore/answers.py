@@ -9,8 +9,8 @@ entrypoints can see.
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
-from typing import Any, Final, Protocol, TypeVar
+from datetime import date, datetime, timedelta
+from typing import Any, Final, Protocol, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -20,10 +20,14 @@ from eventcore.calendar import (
     EARLIEST_DATE,
     LATEST_DATE,
     UnknownZone,
+    WeekStart,
+    Window,
+    add_periods,
     days_between,
     find_zone,
     format_instant,
     parse_date,
+    period_start,
 )
 from eventcore.conditions import Condition, Selection
 from eventcore.errors import InvalidQuestion
@@ -31,6 +35,9 @@ from eventcore.ports import EventStore, Queue
 
 Data = list[dict[str, Any]] | dict[str, Any]
 """What a statistic answers, ready for JSON; each statistic describes its own shape."""
+
+WINDOWS: Final[tuple[Window, ...]] = get_args(Window)
+WEEK_STARTS: Final[tuple[WeekStart, ...]] = get_args(WeekStart)
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -254,6 +261,28 @@ def parse_range(from_: str | date | None, to: str | date | None) -> tuple[date, 
         raise InvalidQuestion("from", "invalid_range", "from comes after to: from is the first date, to the last")
     if days_between(first, last) > LIMITS.range_days:
         raise InvalidQuestion("to", "range_too_long", f"from and to may span at most {LIMITS.range_days} days")
+    return first, last
+
+
+def parse_periods(
+    from_: str | date | None, to: str | date | None, interval: Window, week_start: WeekStart
+) -> tuple[date, date]:
+    """Read ``from`` and ``to``, widened to the whole periods that hold them.
+
+    Raises:
+        InvalidQuestion: as `parse_range`; or a period leads beyond the calendar, or the periods together are too long.
+    """
+    given_first, given_last = parse_range(from_, to)
+    first = period_start(given_first, interval, week_start)
+    last = add_periods(period_start(given_last, interval, week_start), interval, 1) - timedelta(days=1)
+    if last > LATEST_DATE:
+        raise InvalidQuestion("to", "range_too_late", f"to: its {interval} ends after {LATEST_DATE}: end earlier")
+    if days_between(first, last) > LIMITS.range_days:
+        raise InvalidQuestion(
+            "to",
+            "range_too_long",
+            f"from and to, with the whole {interval}s, may span at most {LIMITS.range_days} days",
+        )
     return first, last
 
 

@@ -23,8 +23,10 @@ from eventcore.errors import EventcoreError, Kind
 from eventcore.events import DEFAULT_PROJECT, Book, Outcome, StoredEvent, is_project_name
 from eventcore.limits import Limits
 from eventcore.ports import DedupCache, EventStore, Queue
-from eventcore.retention import Retention
-from eventcore.statistics import DailyActiveUsers, TopEvents
+from eventcore.statistics import parse_question
+
+Day = str | date
+"""A local date, as ``YYYY-MM-DD`` or as a date."""
 
 
 class Eventcore:
@@ -167,23 +169,48 @@ class Eventcore:
             elapsed_ms=lambda: (self._elapsed_us() - began_us) / 1_000,
         )
 
-    async def daily_active_users(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
-        """Distinct users of each local day; ``more`` as `DailyActiveUsers.parse` takes it."""
-        return await self.ask(
-            DailyActiveUsers.parse(from_=from_, to=to, reporting_zone=self.reporting_zone, **more), project=project
-        )
+    async def ask_for(self, name: str, *, project: str = DEFAULT_PROJECT, **parameters: Any) -> Answer:
+        """Answer the statistic with this name, e.g. ``top-events``.
 
-    async def top_events(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
-        """The most frequent event types; ``more`` as `TopEvents.parse` takes it."""
-        return await self.ask(
-            TopEvents.parse(from_=from_, to=to, reporting_zone=self.reporting_zone, **more), project=project
-        )
+        Args:
+            name: of `eventcore.statistics.STATISTICS`.
+            project: whose events.
+            parameters: as the statistic's ``parse`` takes them; ``breakdown`` and ``groups`` as `parse_question` does.
 
-    async def retention(self, start_date: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
-        """The cohort matrix; ``more`` as `Retention.parse` takes it."""
-        return await self.ask(
-            Retention.parse(start_date=start_date, reporting_zone=self.reporting_zone, **more), project=project
-        )
+        Raises:
+            InvalidQuestion: a parameter has no answer; ``field`` names it.
+            StoreError: the store or the queue does not answer.
+        """
+        question = parse_question(name, **{"reporting_zone": self.reporting_zone} | parameters)
+        return await self.ask(question, project=project)
+
+    async def daily_active_users(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """Distinct users of each local day; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("dau", project=project, from_=from_, to=to, **more)
+
+    async def active_users(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """Distinct users of the 7 or 30 local days that end with each; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("active-users", project=project, from_=from_, to=to, **more)
+
+    async def stickiness(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """Daily by monthly active users; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("stickiness", project=project, from_=from_, to=to, **more)
+
+    async def lifecycle(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """New, returning, resurrected and dormant users; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("lifecycle", project=project, from_=from_, to=to, **more)
+
+    async def event_counts(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """Events over time; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("event-counts", project=project, from_=from_, to=to, **more)
+
+    async def top_events(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """The most frequent event types; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("top-events", project=project, from_=from_, to=to, **more)
+
+    async def retention(self, start_date: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """The cohort matrix; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("retention", project=project, start_date=start_date, **more)
 
     async def books(self, first: str | date, last: str | date, *, project: str = DEFAULT_PROJECT) -> Sequence[Book]:
         """The ingestion books of the UTC days ``first`` to ``last``, inclusive; days without any are left out.
