@@ -270,6 +270,11 @@ class MemoryStore:
         project = self._project(query.project)
         return answer_in_parts(query, lambda asked: _tally(project, asked))
 
+    async def version(self, project: str) -> str:
+        """See `EventStore.version`."""
+        self._check_open()
+        return f"{self._epoch} {len(self._project(project).events)}"
+
     async def fold(self, most_events: int) -> int:
         """See `EventStore.fold`; events are counted at each question, so there is nothing to fold."""
         self._check_open()

@@ -41,6 +41,7 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
         history: also say which users were seen before the first instant of the first slot that is not empty.
         lead: how many slots, from the first, lie before the dates that the statistic is about.
         breakdown: also answer everything for groups of events.
+        seconds: how long the answer may take, None for as long as it does.
     """
 
     project: str
@@ -50,6 +51,7 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
     history: bool = False
     lead: int = 0
     breakdown: Breakdown | None = None
+    seconds: float | None = None
 
 
 class Tally:

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final, Protocol, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
@@ -26,6 +27,7 @@ from eventcore.calendar import (
     days_between,
     find_zone,
     format_instant,
+    local_date,
     parse_date,
     period_start,
 )
@@ -182,6 +184,7 @@ async def answer(
     queue: Queue,
     now_us: int,
     elapsed_ms: Callable[[], float],
+    seconds: float | None = None,
 ) -> Answer:
     """Answer a question from one snapshot of the store.
 
@@ -192,17 +195,19 @@ async def answer(
         queue: knows which accepted events are not in the store yet.
         now_us: the time, read before the call.
         elapsed_ms: tells how many milliseconds the work has taken so far.
+        seconds: how long the store may take, None for as long as it does.
 
     Returns:
         The data with their freshness.
 
     Raises:
-        StoreError: the store or the queue does not answer.
+        StoreError: the store or the queue does not answer, or not in time.
     """
     # Pending before the snapshot: an event stored between the two is then counted though no freshness was claimed
     # for it. The other way round it could be missing from both.
     pending = await queue.pending(project)
-    snapshot = await store.activity(question.query(project))
+    query = msgspec.structs.replace(question.query(project), seconds=seconds)
+    snapshot = await store.activity(query)
     # In a thread: the largest matrix takes most of a second, which the event loop has to spare for others.
     data = await asyncio.to_thread(question.compute, snapshot, now_us)
     as_of_us = now_us
@@ -225,6 +230,19 @@ async def answer(
             took_ms=round(elapsed_ms(), 3),
         ),
     )
+
+
+def answer_tag(question: Question, *, project: str, version: str, now_us: int) -> str:
+    """A name for the data of an answer: it stays the same as long as they do.
+
+    Args:
+        question: what is asked.
+        project: whose events.
+        version: of the project's data, read from the store before the answer.
+        now_us: the time; its local date decides which periods have begun.
+    """
+    known = (question.name, repr(question), project, version, local_date(now_us, question.zone).isoformat())
+    return sha256(repr(known).encode()).hexdigest()[:32]
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:

@@ -91,6 +91,10 @@ class BlockingEventcore:
         """See `Eventcore.ask`."""
         return self._wait(self._inner.ask(question, project=project))
 
+    def tag(self, question: Question, *, project: str = DEFAULT_PROJECT) -> str:
+        """See `Eventcore.tag`."""
+        return self._wait(self._inner.tag(question, project=project))
+
     def ask_for(self, name: str, *, project: str = DEFAULT_PROJECT, **parameters: Any) -> Answer:
         """See `Eventcore.ask_for`."""
         return self._wait(self._inner.ask_for(name, project=project, **parameters))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 from zoneinfo import ZoneInfo
 
 import msgspec
+from pyroaring import BitMap
 
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.answers import WEEK_STARTS, WINDOWS, parse_choice, parse_periods, parse_segments, parse_zone
@@ -130,7 +131,7 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
         users = [tally.users for tally in activity.slots]
         lead = len(users) - len(starts) + 1
         previous = users[lead - 1]
-        seen = activity.before.union(*users[:lead])
+        seen = BitMap.union(activity.before, *users[:lead])
         rows = []
         for (start, end), active in zip(pairwise(starts), users[lead:], strict=True):
             new = len(active) - active.intersection_cardinality(seen)

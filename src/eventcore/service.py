@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from eventcore import dead_letters, ingestion
-from eventcore.answers import Answer, Question, answer, parse_range
+from eventcore.answers import Answer, Question, answer, answer_tag, parse_range
 from eventcore.calendar import format_instant, to_instant
 from eventcore.dead_letters import Chosen, DeadPage, Dropped, Replayed
 from eventcore.decoding import Decoded, Form, decode, is_event_id
@@ -41,6 +41,7 @@ class Eventcore:
         new_id: gives 16 random bytes.
         limits: what is accepted.
         reporting_zone: the time zone of statistics that name none.
+        statistics_seconds: how long the store may take for one statistic, None for as long as it does.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Eventcore:
         new_id: Callable[[], bytes],
         limits: Limits = Limits(),
         reporting_zone: str = "UTC",
+        statistics_seconds: float | None = None,
     ) -> None:
         self.store = store
         self.cache = cache
         self.queue = queue
         self.limits = limits
         self.reporting_zone = reporting_zone
+        self.statistics_seconds = statistics_seconds
         self._clock_us = clock_us
         self._elapsed_us = elapsed_us
         self.new_id = new_id
@@ -167,7 +170,18 @@ class Eventcore:
             queue=self.queue,
             now_us=self.now_us(),
             elapsed_ms=lambda: (self._elapsed_us() - began_us) / 1_000,
+            seconds=self.statistics_seconds,
         )
+
+    async def tag(self, question: Question, *, project: str = DEFAULT_PROJECT) -> str:
+        """A name for the data of a question's answer, which stays the same as long as they do; see `answer_tag`.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        check_project(project)
+        version = await self.store.version(project)
+        return answer_tag(question, project=project, version=version, now_us=self.now_us())
 
     async def ask_for(self, name: str, *, project: str = DEFAULT_PROJECT, **parameters: Any) -> Answer:
         """Answer the statistic with this name, e.g. ``top-events``.

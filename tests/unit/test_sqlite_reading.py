@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import strategies as st
 
@@ -200,6 +201,16 @@ async def test_a_reader_cannot_write(store: EventStore) -> None:
 
 
 _texts = st.one_of(st.sampled_from(HOSTILE_TEXTS), st.sampled_from(("1", "1.0", "-0", " 1", "true", "null", "a")))
+
+
+async def test_a_question_about_properties_is_given_up_in_time(store: EventStore) -> None:
+    await store.append([a_chunk(an_event())])
+    query = msgspec.structs.replace(a_query(plan="pro"), seconds=1e-9)
+    with pytest.raises(StoreError) as refused:
+        await store.activity(query)
+    assert (refused.value.kind, refused.value.code) == (Kind.TIMEOUT, "question_too_slow")
+    assert "properties" in refused.value.message
+    assert (await store.activity(a_query(plan="pro"))).computed_from == "events"
 
 
 LARGE = ("events", "event_ledger", "users", "activity_delta", "conflicts", "dead_events", "chunks")

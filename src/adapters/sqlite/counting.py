@@ -235,6 +235,7 @@ def _from_events(database: Database, query: ActivityQuery) -> ActivitySnapshot:
     needle_1, needle_2, *_ = (*needles(query.selections), "", "")
     event_key = 0
     while True:
+        database.check_time()
         (rows,) = database.first(
             "scan_events",
             project_key=key,

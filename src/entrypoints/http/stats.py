@@ -19,11 +19,13 @@ from entrypoints.http.problems import HttpProblem
 from entrypoints.rows import csv_text, flat_rows
 from eventcore.answers import answer_json
 from eventcore.service import Eventcore
+from eventcore.statistics import parse_question
 
 router = APIRouter(prefix="/stats", tags=["statistics"], dependencies=[NoRepeats])
 
 _CSV = "text/csv"
 _ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {_CSV: {"schema": {"type": "string"}}}}}
+_TAGGED = _ANSWERS | {304: {"description": "the data are those of the ETag in If-None-Match"}}
 
 
 class _Formatted(Parameters):
@@ -110,43 +112,43 @@ class _Retention(_Statistic):
     )
 
 
-@router.get("/dau", response_model=models.DailyActiveUsersAnswer, responses=_ANSWERS)
+@router.get("/dau", response_model=models.DailyActiveUsersAnswer, responses=_TAGGED)
 async def daily_active_users(request: Request, asked: Annotated[_DailyActiveUsers, Query()]) -> Response:
     """Distinct users of every local date of a range."""
     return await _answer(request, "dau", asked)
 
 
-@router.get("/active-users", response_model=models.ActiveUsersAnswer, responses=_ANSWERS)
+@router.get("/active-users", response_model=models.ActiveUsersAnswer, responses=_TAGGED)
 async def active_users(request: Request, asked: Annotated[_ActiveUsers, Query()]) -> Response:
     """Distinct users of the 7 or 30 local dates that end with each date of a range."""
     return await _answer(request, "active-users", asked)
 
 
-@router.get("/stickiness", response_model=models.StickinessAnswer, responses=_ANSWERS)
+@router.get("/stickiness", response_model=models.StickinessAnswer, responses=_TAGGED)
 async def stickiness(request: Request, asked: Annotated[_Stickiness, Query()]) -> Response:
     """Daily active users, those of 30 dates, and the one divided by the other."""
     return await _answer(request, "stickiness", asked)
 
 
-@router.get("/lifecycle", response_model=models.LifecycleAnswer, responses=_ANSWERS)
+@router.get("/lifecycle", response_model=models.LifecycleAnswer, responses=_TAGGED)
 async def lifecycle(request: Request, asked: Annotated[_Lifecycle, Query()]) -> Response:
     """New, returning, resurrected and dormant users of each day, week or month."""
     return await _answer(request, "lifecycle", asked)
 
 
-@router.get("/event-counts", response_model=models.EventCountsAnswer, responses=_ANSWERS)
+@router.get("/event-counts", response_model=models.EventCountsAnswer, responses=_TAGGED)
 async def event_counts(request: Request, asked: Annotated[_EventCounts, Query()]) -> Response:
     """Events and their users in each hour, day, week or month."""
     return await _answer(request, "event-counts", asked)
 
 
-@router.get("/top-events", response_model=models.TopEventsAnswer, responses=_ANSWERS)
+@router.get("/top-events", response_model=models.TopEventsAnswer, responses=_TAGGED)
 async def top_events(request: Request, asked: Annotated[_TopEvents, Query()]) -> Response:
     """The most frequent types of event, or those with the most users, with their share."""
     return await _answer(request, "top-events", asked)
 
 
-@router.get("/retention", response_model=models.RetentionAnswer, responses=_ANSWERS)
+@router.get("/retention", response_model=models.RetentionAnswer, responses=_TAGGED)
 async def retention(request: Request, asked: Annotated[_Retention, Query()]) -> Response:
     """The cohort matrix: who came back in which window."""
     return await _answer(request, "retention", asked)
@@ -165,9 +167,26 @@ async def ingestion(request: Request, asked: Annotated[_Books, Query()]) -> Resp
 
 
 async def _answer(request: Request, name: str, asked: _Statistic) -> Response:
+    core = _core(request)
     values = asked.model_dump()
     form = _format(request, values.pop("format"))
-    return _reply(name, answer_json(await _core(request).ask_for(name, **values)), form)
+    project = values.pop("project")
+    question = parse_question(name, reporting_zone=core.reporting_zone, **values)
+    # Weak, because freshness is told in the same document and moves on (RFC 9110, section 8.8.1). Before the answer,
+    # which may then only be newer than what it is called.
+    tag = f'W/"{await core.tag(question, project=project)}-{form}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    if _names(request.headers.get("if-none-match", ""), tag):
+        return Response(status_code=304, headers=headers)
+    reply = _reply(name, answer_json(await core.ask(question, project=project)), form)
+    reply.headers.update(headers)
+    return reply
+
+
+def _names(if_none_match: str, tag: str) -> bool:
+    """Whether the tag is among those of If-None-Match, by weak comparison (RFC 9110, section 13.1.2)."""
+    given = [entry.strip().removeprefix("W/") for entry in if_none_match.split(",")]
+    return "*" in given or tag.removeprefix("W/") in given
 
 
 def _core(request: Request) -> Eventcore:

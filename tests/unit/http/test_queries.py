@@ -196,6 +196,27 @@ async def test_csv_says_what_json_says(client: httpx.AsyncClient) -> None:
     assert empty.text == "event_type,count,users,share\n"
 
 
+async def test_an_answer_that_is_known_is_not_sent_again(client: httpx.AsyncClient) -> None:
+    url = "/stats/dau?from=2026-01-05&to=2026-01-06"
+    await client.post("/events", content=as_bytes([an_event()]), headers={"Content-Type": JSON})
+    first = await client.get(url)
+    tag = first.headers["etag"]
+    assert (tag[:3], first.headers["cache-control"]) == ('W/"', "private, no-cache")
+    for known in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
+        same = await client.get(url, headers={"If-None-Match": known})
+        assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    for other in ("&tz=Europe/Kyiv", "&format=csv", "&segment=event_type:x", "&breakdown=event_type", "&project=other"):
+        fresh = await client.get(url + other, headers={"If-None-Match": tag})
+        assert (fresh.status_code, fresh.headers["etag"] != tag) == (200, True)
+    refused = await client.get(url + "&tz=Mars/Base", headers={"If-None-Match": "*"})
+    assert refused.status_code == 422
+    await client.post("/events", content=as_bytes([an_event(user_id="eve")]), headers={"Content-Type": JSON})
+    changed = await client.get(url, headers={"If-None-Match": tag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != tag
+    assert changed.json()["data"] != first.json()["data"]
+
+
 async def test_an_unknown_window_is_answered_with_the_list(client: httpx.AsyncClient) -> None:
     found = await refused(client, "/stats/retention?start_date=2026-01-01&window=year", "window")
     assert "day, week, month" in found["message"]

@@ -20,13 +20,16 @@ from eventcore.contract.event_store.asking import (
     ask_tallies,
     ask_types,
     events_at,
+    kind_of,
     model_of,
+    names_of,
 )
 from eventcore.contract.event_store.backend import StoreFixtures
 from eventcore.contract.event_store.model import Seen, seen
+from eventcore.errors import Kind
 from eventcore.events import Book
 from eventcore.ports import EventStore
-from eventcore.strategies import AN_INSTANT_US, HOSTILE_KEYS, HOSTILE_TEXTS, a_chunk, an_event, an_id
+from eventcore.strategies import AN_INSTANT_US, HOSTILE_KEYS, HOSTILE_TEXTS, a_chunk, a_death, an_event, an_id
 
 
 class Answering(StoreFixtures):
@@ -397,6 +400,36 @@ class Answering(StoreFixtures):
             answers.append(await ask_tallies(store, msgspec.structs.replace(query, project=project)))
 
         assert answers == [[(1, 2), (1, 2), (1, 2)]] * 6
+
+    async def test_a_version_stays_only_as_long_as_answers_do(self, store: EventStore) -> None:
+        """What is stored makes another version of its project, by whatever way it comes."""
+        poison = an_event(event_id=9, user_id="barbara")
+        versions = [await store.version("default")]
+        for chunk in (
+            a_chunk(an_event(event_id=1)),
+            a_chunk(an_event(event_id=2, occurred_us=MIDNIGHT_US - 400 * DAY_US)),
+            a_chunk(*events_at(0, DAY_US), queued=True),
+            a_chunk(an_event(event_id=3, user_id="grace"), dead=[a_death(poison)]),
+        ):
+            await store.append([chunk])
+            versions.append(await store.version("default"))
+        await store.replay("default", names_of(poison))
+        versions.append(await store.version("default"))
+        await store.begin_epoch()
+        versions.append(await store.version("default"))
+        assert len(set(versions)) == len(versions) == 7
+
+        again = await store.version("default")
+        await store.append([a_chunk(an_event(event_id=1), project="other")])
+        assert await store.version("default") == again == versions[-1]
+        assert await store.version("other") != await store.version("nobody's")
+
+    async def test_a_question_may_not_take_longer_than_it_says(self, store: EventStore) -> None:
+        """Where a store can be interrupted, it gives up in time, and answers the next question."""
+        await store.append([a_chunk(*events_at(*range(500)))])
+        slow = a_query(selections=(Selection((equals("properties.a", "b"),)),))
+        assert await kind_of(store.activity(msgspec.structs.replace(slow, seconds=1e-9))) in (Kind.TIMEOUT, None)
+        assert await ask_tallies(store, msgspec.structs.replace(slow, seconds=60.0)) == [(0, 0)]
 
     async def test_an_answer_does_not_change_afterwards(self, store: EventStore) -> None:
         """What was read is a snapshot, whatever is appended later."""
