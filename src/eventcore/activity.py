@@ -7,14 +7,14 @@ and zones (`calendar`), or what a statistic means (`statistics`).
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 from pyroaring import BitMap
 
-from eventcore.calendar import Span, on_quarters
-from eventcore.conditions import ABSENT, Selection, read_properties, value_text
+from eventcore.calendar import QUARTER_US, Span, on_quarters
+from eventcore.conditions import ABSENT, Selection, properties_reader, read_value, value_text
 from eventcore.errors import InvalidQuestion
 
 
@@ -131,6 +131,8 @@ class Tallying:
         self._starts = [start for start, _, _ in bounds]
         self._ends = [end for _, end, _ in bounds]
         self._slots = [slot for _, _, slot in bounds]
+        self._by_quarter = all(map(on_quarters, query.slots))
+        self._slot_of: dict[int, int | None] = {}
         self._tallies = [[Tally() for _ in query.slots] for _ in query.selections]
         self._before = [BitMap() for _ in query.selections]
 
@@ -141,6 +143,14 @@ class Tallying:
 
     def slot_at(self, instant_us: int) -> int | None:
         """The slot that holds this instant, `BEFORE` if it lies before all of them, None if in none."""
+        if not self._by_quarter:
+            return self._find_slot(instant_us)
+        quarter = instant_us // QUARTER_US
+        if quarter not in self._slot_of:
+            self._slot_of[quarter] = self._find_slot(instant_us)
+        return self._slot_of[quarter]
+
+    def _find_slot(self, instant_us: int) -> int | None:
         position = bisect_right(self._starts, instant_us) - 1
         if position < 0:
             return BEFORE if self._starts else None
@@ -209,28 +219,34 @@ class Matching:
     def __init__(self, query: ActivityQuery) -> None:
         self._selections = list(enumerate(query.selections))
         self._split = query.split
-        self._by_properties = looks_at_properties(query)
-        self._known: dict[tuple[str, str], tuple[tuple[int, str | None], ...]] = {}
+        fields = {condition.field for selection in query.selections for condition in selection.properties}
+        if query.split not in (None, "event_type"):
+            fields.add(query.split or "")
+        self._names = [field.removeprefix("properties.") for field in sorted(fields)]
+        self._read = properties_reader(self._names)
+        self._by_text: dict[tuple[str, str], Found] = {}
+        self._by_values: dict[tuple[str, *tuple[bytes | None, ...]], Found] = {}
 
-    def find(self, event_type: str, properties: str) -> tuple[tuple[int, str | None], ...]:
+    def find(self, event_type: str, properties: str) -> "Found":
         """The selections that hold an event of this type with this JSON text as properties, each with its part.
 
         The text does not matter where the query `looks_at_properties` of no event. What a part is, `Tallying.add` says.
         """
-        if not self._by_properties:
+        if not self._names:
             properties = ""
-        # Events are many and alike: most texts come again and again.
-        found = self._known.get((event_type, properties))
+        # Events are many and alike: most texts come again and again, and of the others most values that matter.
+        found = self._by_text.get((event_type, properties))
         if found is None:
-            found = self._look(event_type, properties)
-            if len(properties) <= _KNOWN_CHARS:
-                if len(self._known) >= _KNOWN_TEXTS:
-                    self._known.clear()
-                self._known[event_type, properties] = found
+            values = self._read(properties) if self._names else ()
+            found = self._by_values.get((event_type, *values))
+            if found is None:
+                found = self._look(event_type, values)
+                _remember(self._by_values, (event_type, *values), found)
+            _remember(self._by_text, (event_type, properties), found)
         return found
 
-    def _look(self, event_type: str, properties: str) -> tuple[tuple[int, str | None], ...]:
-        read = read_properties(properties) if self._by_properties else {}
+    def _look(self, event_type: str, values: Sequence[bytes | None]) -> "Found":
+        read = {name: read_value(value) for name, value in zip(self._names, values, strict=True) if value is not None}
         if self._split is None:
             part = None
         elif self._split == "event_type":
@@ -240,8 +256,18 @@ class Matching:
         return tuple((index, part) for index, one in self._selections if one.matches(event_type, read))
 
 
+Found = tuple[tuple[int, str | None], ...]
+"""Indexes of selections, each with the part of an event; see `Matching.find`."""
+
 _KNOWN_TEXTS: Final = 20_000
 _KNOWN_CHARS: Final = 500  # 10 MB together
+
+
+def _remember(known: dict[Any, Found], texts: tuple[str | bytes | None, ...], found: Found) -> None:
+    if sum([len(text) for text in texts if text is not None]) <= _KNOWN_CHARS:
+        if len(known) >= _KNOWN_TEXTS:
+            known.clear()
+        known[texts] = found
 
 
 def looks_at_properties(query: ActivityQuery) -> bool:

@@ -5,7 +5,7 @@ Not here: how they are written in a request (`answers`), and counting what they 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal, assert_never
 
@@ -77,6 +77,9 @@ def _is_number(found: int | Decimal, wanted: str) -> bool:
         return False
 
 
+_UNNAMEABLE = re.compile(r'["\\\x00-\x1f]')
+"""What msgspec takes in no name of a struct's field."""
+
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 """A number as JSON writes it (RFC 8259, section 6)."""
 
@@ -85,6 +88,40 @@ def read_properties(properties: str) -> dict[str, Any]:
     """The JSON object of an event's properties, its fractions exact."""
     found: dict[str, Any] = json.loads(properties, parse_float=Decimal)
     return found
+
+
+def properties_reader(names: Sequence[str]) -> Callable[[str], tuple[bytes | None, ...]]:
+    """Make a function that takes the values of these keys out of the JSON text of an object; None where absent.
+
+    Much faster than reading all of it, and stored properties are known to be objects without repeated keys.
+    """
+    if any(_UNNAMEABLE.search(name) for name in names):
+        read_all = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+        def read_by_key(properties: str) -> tuple[bytes | None, ...]:
+            found = read_all(properties)
+            return tuple([bytes(found[name]) if name in found else None for name in names])
+
+        return read_by_key
+
+    fields = [
+        (f"value_{place}", msgspec.Raw | msgspec.UnsetType, msgspec.field(default=msgspec.UNSET, name=name))
+        for place, name in enumerate(names)
+    ]
+    decode = msgspec.json.Decoder(msgspec.defstruct("Values", fields, gc=False)).decode
+    members = [name for name, *_ in fields]
+
+    def read(properties: str) -> tuple[bytes | None, ...]:
+        found = decode(properties)
+        values = [getattr(found, member) for member in members]
+        return tuple([None if value is msgspec.UNSET else bytes(value) for value in values])
+
+    return read
+
+
+def read_value(value: bytes) -> Any:
+    """One value of properties, as JSON, its fractions exact."""
+    return json.loads(value, parse_float=Decimal)
 
 
 def value_text(found: Any) -> str | None:

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventcore.conditions import ABSENT, Condition, Operator, Selection, equals, needles, read_properties, value_text
+from eventcore.conditions import (
+    ABSENT,
+    Condition,
+    Operator,
+    Selection,
+    equals,
+    needles,
+    properties_reader,
+    read_properties,
+    read_value,
+    value_text,
+)
 from eventcore.strategies import HOSTILE_KEYS, json_objects, spellings
 
 
@@ -167,3 +178,18 @@ def test_the_prefilter_serves_all_selections() -> None:
     assert needles([one, Selection()]) == []
     assert needles([Selection((Condition("properties.plan", ("pro",), "not in"),))]) == []
     assert needles([Selection((Condition("properties.plan", ("pro", "x")),))]) == ['"plan"']
+
+
+@given(
+    json_objects(depth=2),
+    st.lists(st.one_of(st.sampled_from(HOSTILE_KEYS), st.text(max_size=3)), max_size=3),
+    st.data(),
+)
+def test_values_are_taken_out_of_any_spelling(value: dict[str, Any], names: list[str], data: st.DataObject) -> None:
+    names = list(dict.fromkeys([*names, *value]))
+    text = data.draw(spellings(value))
+    expected = read_properties(text)
+    found = properties_reader(names)(text)
+    assert [ABSENT if one is None else read_value(one) for one in found] == [
+        expected.get(name, ABSENT) for name in names
+    ]
