@@ -166,6 +166,10 @@ class Database:
                 self._connection.execute("ROLLBACK TO undone")
                 self._connection.execute("RELEASE undone")
 
+    def interrupt(self) -> None:
+        """End the statement that runs in another thread, if one does, with an error there."""
+        self._connection.interrupt()
+
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open.
@@ -376,7 +380,14 @@ def driver_errors(path: Path) -> Iterator[None]:
 
 
 def _translated(error: Exception, path: Path) -> StoreError:
-    if isinstance(error, Damaged | BrokenRow | msgspec.MsgspecError):
+    if isinstance(error, BrokenRow):
+        return StoreError(
+            Kind.SCHEMA,
+            DAMAGED,
+            f"the precomputed activity of {path.name} is damaged: `eventcore verify` tells where, "
+            "`eventcore rebuild` makes it anew",
+        )
+    if isinstance(error, Damaged | msgspec.MsgspecError):
         return _damaged(path)
     if isinstance(error, OSError):
         if error.errno in _NO_ROOM:
