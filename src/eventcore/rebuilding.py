@@ -339,5 +339,8 @@ def cannot_be_read(project: str) -> StoreError:
     )
 
 
+GONE: Final = "its events are gone or about to expire, and what the projection has of them is all that is left"
+"""Why a UTC day stays as it is."""
+
 UNREADABLE: Final = "rows of a UTC day in it cannot be read"
 """Why a month stays as it is."""
