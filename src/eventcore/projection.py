@@ -266,6 +266,8 @@ class Checked:
             self._found[key] = Group(unpack_users(packed), events)
             return
         quarters = unpack_quarters(packed)
+        if not quarters:
+            raise BrokenRow
         whole = united(list(quarters.values()))
         self._found[key] = Group(whole.users, events)
         if key.type_key == ANY_TYPE:

@@ -508,6 +508,7 @@ WHERE project_key = ANY (:project_keys::integer[])
         WHEN 2 THEN period NOT BETWEEN :first_month AND :last_month
         ELSE grain NOT IN (3, 4)
     END
+RETURNING project_key
 
 -- name: delete_setting
 -- Rides the primary key of store.

@@ -7,7 +7,7 @@ rows have to be (`eventcore.rebuilding`).
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
@@ -94,7 +94,9 @@ class Rebuilding:
                 listed[project_key, day] = in_ledger
                 periods[project_key].append((QUARTERS, day))
         async with self._locked():
-            await session.run("delete_strays", project_keys=sorted(names), **stray_bounds())
+            strays = Counter(
+                key for (key,) in await session.rows("delete_strays", project_keys=sorted(names), **stray_bounds())
+            )
         todo = [step for key, name in names.items() for step in steps(key, name, periods[key], zone)]
         for number, step in enumerate(todo, 1):
             if step.grain == MONTH:
@@ -103,7 +105,7 @@ class Rebuilding:
                 done = _Done(left=GONE)
             else:
                 done = await self._rebuild_day(step, listed.get((step.project_key, step.period), 0))
-            yield _told(step, number, len(todo), done)
+            yield _told(step, number, len(todo), done, strays.pop(step.project_key, 0))
             await self._let_fold()
 
     async def rebuild_in_zone(self, zone: ZoneInfo) -> AsyncGenerator[Rebuilt, None]:
@@ -271,13 +273,13 @@ def _named(keys: Sequence[Key]) -> Mapping[str, list[int]]:
     }
 
 
-def _told(step: Step, number: int, all_steps: int, done: _Done) -> Rebuilt:
+def _told(step: Step, number: int, all_steps: int, done: _Done, strays: int = 0) -> Rebuilt:
     return Rebuilt(
         project=step.project,
         period=step.name,
         done=number,
         steps=all_steps,
         events=done.events,
-        rows=done.rows,
+        rows=done.rows + strays,
         left=done.left,
     )

@@ -81,14 +81,13 @@ async def rebuild(path: Path, writer: Writer, project: str | None) -> AsyncGener
     """See `EventStore.rebuild`."""
     async with _opened(path) as gathering:
         zone, project_keys, todo = await gathering.run(lambda: gathering.begin(project))
-        for project_key in project_keys:
-            await _write(writer, _delete_strays, project_key)
+        strays = {key: await _write(writer, _delete_strays, key) for key in project_keys}
         for number, step in enumerate(todo, 1):
             if step.grain == QUARTERS:
                 done = await _rebuild_day(path, writer, step, gathering)
             else:
                 done = await _rebuild_month(writer, step, zone)
-            yield _told(step, number, len(todo), done)
+            yield _told(step, number, len(todo), done, strays.pop(step.project_key, 0))
 
 
 async def rebuild_in_zone(writer: Writer, zone_name: str) -> AsyncGenerator[Rebuilt, None]:
@@ -113,11 +112,7 @@ async def _rebuild_day(path: Path, writer: Writer, step: Step, gathering: "_Gath
     facts, newest = await gathering.run(lambda: gathering.facts(step))
     done = await _write(writer, _mend_day, step.project_key, facts, newest)
     if done is None:
-        raise StoreError(
-            Kind.UNAVAILABLE,
-            "store_replaced",
-            f"the store {path.name} was replaced, perhaps by a backup, while it was read; run the command again",
-        )
+        raise _was_replaced(path)
     return done
 
 
@@ -128,14 +123,22 @@ async def _rebuild_month(writer: Writer, step: Step, zone: ZoneInfo) -> _Done:
     return done
 
 
-def _told(step: Step, number: int, all_steps: int, done: _Done) -> Rebuilt:
+def _was_replaced(path: Path) -> StoreError:
+    return StoreError(
+        Kind.UNAVAILABLE,
+        "store_replaced",
+        f"the store {path.name} was replaced, perhaps by a backup, while it was read; run the command again",
+    )
+
+
+def _told(step: Step, number: int, all_steps: int, done: _Done, strays: int = 0) -> Rebuilt:
     return Rebuilt(
         project=step.project,
         period=step.name,
         done=number,
         steps=all_steps,
         events=done.events,
-        rows=done.rows or 0,
+        rows=strays + (done.rows or 0),
         left=UNREADABLE if done.rows is None else "",
     )
 
@@ -199,6 +202,8 @@ class _Gathering:
         return _Plan(zone, [key for key, _ in names], todo)
 
     def _gather(self) -> None:
+        if not _is_still_there(self._database, self._newest):
+            raise _was_replaced(self._path)
         found = self._database.first("newest_event")
         if found is None or found[0] == self._newest.event_key:
             return
@@ -226,13 +231,18 @@ class _Gathering:
 # In the writer's transaction
 
 
-def _delete_strays(database: Database, project_key: int) -> None:
-    database.run("delete_strays", project_key=project_key, **stray_bounds())
+def _is_still_there(database: Database, newest: _Newest) -> bool:
+    """Whether the events up to this one are those that were gathered."""
+    return not newest.event_key or database.first("event_id", event_key=newest.event_key) == (newest.event_id,)
+
+
+def _delete_strays(database: Database, project_key: int) -> int:
+    return database.run("delete_strays", project_key=project_key, **stray_bounds())
 
 
 def _mend_day(database: Database, project_key: int, facts: DayFacts, newest: _Newest) -> _Done | None:
     """Mend the rows of a UTC day; None, and nothing is done, when the events are not those that were gathered."""
-    if newest.event_key and database.first("event_id", event_key=newest.event_key) != (newest.event_id,):
+    if not _is_still_there(database, newest):
         return None
     (later,) = database.first(
         "events_since",
