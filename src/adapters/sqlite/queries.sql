@@ -457,7 +457,7 @@ CREATE TEMPORARY TABLE gathered (
 
 -- name: newest_event
 -- Rides the primary key of events.
-SELECT event_key, event_id FROM events ORDER BY event_key DESC LIMIT 1
+SELECT event_key, event_id FROM events WHERE event_key = (SELECT max(event_key) FROM events)
 
 -- name: event_id
 -- Rides the primary key of events.
