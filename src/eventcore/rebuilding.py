@@ -339,8 +339,8 @@ def cannot_be_read(project: str) -> StoreError:
     )
 
 
-GONE: Final = "its events are gone or about to expire, and what the projection has of them is all that is left"
+GONE: Final = "events are gone or about to expire, and what is counted of them is all that is left"
 """Why a UTC day stays as it is."""
 
-UNREADABLE: Final = "rows of a UTC day in it cannot be read"
+UNREADABLE: Final = "counts of a UTC day in it cannot be read, and events of that day are gone"
 """Why a month stays as it is."""

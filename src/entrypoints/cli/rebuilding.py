@@ -82,7 +82,7 @@ def rebuild_command(
     _print(summaries, form)
     for summary in summaries:
         for reason, periods in summary.left.items():
-            say(f"project {printable(summary.project)}: {_span(periods)} stay as they are: {reason}")
+            say(f"project {printable(summary.project)}: {_left(periods)}: {reason}")
     raise typer.Exit(Exit.PARTLY_DONE if any(map(_is_damaged, summaries)) else Exit.WELL)
 
 
@@ -127,8 +127,10 @@ def _print(summaries: list[_Summary], form: Format) -> None:
         print("nothing to rebuild: the store has no events, or keeps no precomputed activity")
 
 
-def _span(periods: list[str]) -> str:
-    return periods[0] if len(periods) == 1 else f"{len(periods)} periods from {periods[0]} to {periods[-1]}"
+def _left(periods: list[str]) -> str:
+    if len(periods) == 1:
+        return f"{periods[0]} stays as it is"
+    return f"{len(periods)} periods from {periods[0]} to {periods[-1]} stay as they are"
 
 
 def _is_damaged(summary: _Summary) -> bool:
