@@ -273,6 +273,22 @@ async def test_sql_shows_one_zone_or_the_other(store: EventStore, path: Path) ->
     assert asked(path, "SELECT DISTINCT grain FROM activity_bitmaps ORDER BY 1") == [(0,), (1,), (2,)]
 
 
+async def test_a_zone_that_was_given_up_leaves_nothing(store: EventStore, path: Path) -> None:
+    """Nor does one that another took the place of; until then folds keep its rows."""
+    await store.append([some(0, 60)])
+    await store.fold(ALL)
+    for zone in ("Europe/Kyiv", "Asia/Kathmandu"):
+        async with aclosing(store.rebuild_in_zone(zone)) as steps:
+            await anext(steps)
+        assert asked(path, "SELECT DISTINCT grain FROM activity_bitmaps ORDER BY 1") == [(0,), (1,), (2,), (3,), (4,)]
+        await store.append([some(100 if zone == "Europe/Kyiv" else 200, 9)])
+        await store.fold(ALL)
+    assert [step async for step in store.rebuild_in_zone("UTC")]
+    assert asked(path, "SELECT DISTINCT grain FROM activity_bitmaps ORDER BY 1") == [(0,), (1,), (2,)]
+    assert asked(path, "SELECT key, value FROM store WHERE key LIKE 'projection%'") == [("projection_zone", "UTC")]
+    assert await store.verify() == []
+
+
 async def test_a_rebuild_may_be_cancelled_while_it_walks(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A walk over all events takes as long as there are events; nobody waits for it in vain."""
     await store.append([some(0, 60)])

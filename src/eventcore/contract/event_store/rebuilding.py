@@ -231,7 +231,8 @@ class Rebuilding(StoreFixtures):
         chunks = _busy_days()
         await projecting.append(chunks[:3])
         await _fold_all(projecting)
-        await projecting.append(chunks[3:])
+        for chunk in chunks[3:]:
+            await projecting.append([chunk])
         rows = 0
         async with aclosing(projecting.rebuild_in_zone(zone)) as steps:
             async for step in steps:
