@@ -14,15 +14,15 @@ be changed (bitmaps, mappings) is made anew for each answer.
 import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from functools import cache
 from secrets import token_hex
 from typing import NamedTuple
 
 import msgspec
 from pyroaring import BitMap
 
-from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Tallying, needs_events
+from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Matching, Tallying, needs_events
 from eventcore.booking import entry, replay_entry
+from eventcore.breakdown import answer_in_parts
 from eventcore.calendar import to_datetime
 from eventcore.dedup import member, same_content
 from eventcore.errors import Kind, StoreError
@@ -270,27 +270,12 @@ class MemoryStore:
         """See `EventStore.activity`."""
         self._check_open()
         project = self._project(query.project)
-        tallying = Tallying(query)
+        return answer_in_parts(query, lambda asked: _tally(project, asked))
 
-        @cache  # events of one type without properties are many and alike
-        def matching(event_type: str, properties: str) -> list[int]:
-            return [
-                index
-                for index, selection in enumerate(query.selections)
-                if not selection.conditions or selection.matches(event_type, properties)
-            ]
-
-        keys: defaultdict[tuple[int, int, str], list[int]] = defaultdict(list)
-        for stored in project.events.values():
-            event = stored.event
-            slot = tallying.slot_at(event.occurred_us)
-            if slot is None or (slot == BEFORE and not query.history):
-                continue
-            for selection in matching(event.event_type, event.properties):
-                keys[selection, slot, event.event_type].append(project.user_keys[event.user_id])
-        for (selection, slot, event_type), found in keys.items():
-            tallying.add(selection, slot, event_type, BitMap(found), len(found))
-        return tallying.snapshot("events" if needs_events(query) else "activity")
+    async def version(self, project: str) -> str:
+        """See `EventStore.version`."""
+        self._check_open()
+        return f"{self._epoch} {len(self._project(project).events)}"
 
     async def fold(self, most_events: int) -> int:
         """See `EventStore.fold`; events are counted at each question, so there is nothing to fold."""
@@ -371,6 +356,22 @@ class MemoryStore:
     def _project(self, name: str) -> _Project:
         """A project to read: asking for one does not make it."""
         return self._projects.get(name) or _Project()
+
+
+def _tally(project: _Project, query: ActivityQuery) -> ActivitySnapshot:
+    tallying = Tallying(query)
+    matching = Matching(query)
+    keys: defaultdict[tuple[int, int, str | None], list[int]] = defaultdict(list)
+    for stored in project.events.values():
+        event = stored.event
+        slot = tallying.slot_at(event.occurred_us)
+        if slot is None or (slot == BEFORE and not query.history):
+            continue
+        for selection, part in matching.find(event.event_type, event.properties):
+            keys[selection, slot, part].append(project.user_keys[event.user_id])
+    for (selection, slot, part), found in keys.items():
+        tallying.add(selection, slot, part, BitMap(found), len(found))
+    return tallying.snapshot("events" if needs_events(query) else "activity")
 
 
 def _check(events: Sequence[Event], *received_us: int) -> None:

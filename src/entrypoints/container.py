@@ -120,6 +120,7 @@ class Container(containers.DeclarativeContainer):
         new_id=providers.Object(_new_id),
         limits=settings.provided.limits,
         reporting_zone=settings.provided.reporting_zone,
+        statistics_seconds=settings.provided.statistics_seconds,
     )
 
 

@@ -159,6 +159,10 @@ class WaitingStore:
         """See `EventStore`."""
         return await self._opening.part().activity(query)
 
+    async def version(self, project: str) -> str:
+        """See `EventStore`."""
+        return await self._opening.part().version(project)
+
     async def fold(self, most_events: int) -> int:
         """See `EventStore`."""
         return await self._opening.part().fold(most_events)

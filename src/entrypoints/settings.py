@@ -60,6 +60,9 @@ class Settings(BaseSettings):
         "inline://", description="how events reach the store: inline://, nats://…", repr=False, min_length=1
     )
     reporting_zone: str = Field("UTC", description="the time zone (IANA name) of statistics that name none")
+    statistics_seconds: float = Field(
+        30.0, description="how long one statistic may take; then 503 with advice", ge=0.1, le=3_600
+    )
 
     host: str = Field("127.0.0.1", description="the address to listen on", min_length=1)
     port: int = Field(8000, description="the port to listen on; 0 takes any free one", ge=0, le=65_535)

@@ -16,24 +16,37 @@ from eventcore.errors import BodyError, EventcoreError, InvalidQuestion, StoreEr
 from eventcore.events import Outcome, Problem
 from eventcore.library import open
 from eventcore.limits import Limits
-from eventcore.retention import Retention
 from eventcore.service import Eventcore
-from eventcore.statistics import DailyActiveUsers, TopEvents
+from eventcore.statistics import (
+    ActiveUsers,
+    DailyActiveUsers,
+    EventCounts,
+    Lifecycle,
+    Retention,
+    Stickiness,
+    TopEvents,
+    parse_question,
+)
 
 __all__ = [
+    "ActiveUsers",
     "Answer",
     "BlockingEventcore",
     "BodyError",
     "DailyActiveUsers",
+    "EventCounts",
     "Eventcore",
     "EventcoreError",
     "InvalidQuestion",
+    "Lifecycle",
     "Limits",
     "Outcome",
     "Problem",
     "Retention",
+    "Stickiness",
     "StoreError",
     "TopEvents",
     "open",
     "open_blocking",
+    "parse_question",
 ]

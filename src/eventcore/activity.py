@@ -2,88 +2,32 @@
 
 A statistic asks one `ActivityQuery` and gets one `ActivitySnapshot`, read by the store in a single snapshot of its
 data: no two numbers of an answer come from different moments. Users are 32-bit keys in roaring bitmaps: counting
-distinct users over any union of spans is exact and cheap. Not here: dates and zones (`calendar`), or what a
-statistic means (`statistics`, `retention`).
+distinct users over any union of spans is exact and cheap. Not here: which events are selected (`conditions`), dates
+and zones (`calendar`), or what a statistic means (`statistics`).
 """
 
-import json
-import re
 from bisect import bisect_right
-from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 from pyroaring import BitMap
 
-from eventcore.calendar import Span, on_quarters
+from eventcore.calendar import QUARTER_US, Span, on_quarters
+from eventcore.conditions import ABSENT, Selection, properties_reader, read_value, value_text
+from eventcore.errors import InvalidQuestion
 
 
-class Condition(msgspec.Struct, frozen=True, gc=False):
-    """One field of an event equals one value.
+class Breakdown(msgspec.Struct, frozen=True, kw_only=True):
+    """For which groups of events a query is answered besides the whole; see `eventcore.breakdown`.
 
     Attributes:
-        field: ``event_type`` or ``properties.NAME``; NAME is one key of the top-level object, dots included.
-        value: compared with a string as it is; with a number as a number (``1`` is ``1.0``); with true, false and
-            null as these words.
+        field: ``event_type`` or ``properties.NAME``, by whose values events are grouped.
+        groups: how many values become groups, at most: those with the most events of the first selection.
     """
 
     field: str
-    value: str
-
-
-class Selection(msgspec.Struct, frozen=True, gc=False):
-    """Events for which all conditions hold on the same event; no condition selects every event."""
-
-    conditions: tuple[Condition, ...] = ()
-
-    @property
-    def event_types(self) -> frozenset[str] | None:
-        """The types an event may have to match: None when any, empty when the conditions exclude each other."""
-        named = {condition.value for condition in self.conditions if condition.field == "event_type"}
-        if not named:
-            return None
-        return frozenset(named) if len(named) == 1 else frozenset()
-
-    @property
-    def properties(self) -> tuple[tuple[str, str], ...]:
-        """The conditions on properties, as (key, value)."""
-        return tuple(
-            (condition.field.removeprefix("properties."), condition.value)
-            for condition in self.conditions
-            if condition.field != "event_type"
-        )
-
-    def matches(self, event_type: str, properties: str) -> bool:
-        """Whether an event of this type, with this JSON text as properties, is selected."""
-        types = self.event_types
-        if types is not None and event_type not in types:
-            return False
-        wanted = self.properties
-        return not wanted or matches_properties(properties, wanted)
-
-
-def matches_properties(properties: str, wanted: Iterable[tuple[str, str]]) -> bool:
-    """Whether the JSON object ``properties`` holds each wanted (key, value); the rule is in `Condition`."""
-    found = json.loads(properties, parse_float=Decimal)
-    return all(key in found and _equals(found[key], value) for key, value in wanted)
-
-
-def _equals(found: Any, wanted: str) -> bool:
-    if isinstance(found, str):
-        return found == wanted
-    if found is None or isinstance(found, bool):
-        return json.dumps(found) == wanted
-    if isinstance(found, int | Decimal) and _NUMBER.fullmatch(wanted):
-        try:
-            return Decimal(wanted) == found
-        except InvalidOperation:  # an exponent beyond what a Decimal holds, and so beyond any stored number
-            return False
-    return False
-
-
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
-"""A number as JSON writes it (RFC 8259, section 6)."""
+    groups: int
 
 
 class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,15 +37,21 @@ class ActivityQuery(msgspec.Struct, frozen=True, kw_only=True):
         project: whose events.
         slots: disjoint spans of time (a local day, a whole range); answered one by one.
         selections: answered one by one, each over all slots.
-        by_type: also split each tally by event type.
+        split: also split each tally by the values of this field, ``event_type`` or ``properties.NAME``.
         history: also say which users were seen before the first instant of the first slot that is not empty.
+        lead: how many slots, from the first, lie before the dates that the statistic is about.
+        breakdown: also answer everything for groups of events.
+        seconds: how long the answer may take, None for as long as it does.
     """
 
     project: str
     slots: tuple[Span, ...]
     selections: tuple[Selection, ...] = (Selection(),)
-    by_type: bool = False
+    split: str | None = None
     history: bool = False
+    lead: int = 0
+    breakdown: Breakdown | None = None
+    seconds: float | None = None
 
 
 class Tally:
@@ -110,25 +60,26 @@ class Tally:
     Attributes:
         users: 32-bit user keys.
         events: how many events.
-        types: the same per event type, where the query asked for it; else empty.
+        parts: the same for each value of the field that the query asked to split by, as `value_text` gives it; events
+            that have no such text are in no part.
     """
 
-    __slots__ = ("events", "types", "users")
+    __slots__ = ("events", "parts", "users")
 
     def __init__(self, users: BitMap | None = None, events: int = 0) -> None:
         self.users: BitMap = BitMap() if users is None else users
         self.events = events
-        self.types: dict[str, Tally] = {}
+        self.parts: dict[str, Tally] = {}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tally):
             return NotImplemented
-        return (self.users, self.events, self.types) == (other.users, other.events, other.types)
+        return (self.users, self.events, self.parts) == (other.users, other.events, other.parts)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Tally(users={len(self.users)}, events={self.events}, types={self.types!r})"
+        return f"Tally(users={len(self.users)}, events={self.events}, parts={self.parts!r})"
 
 
 class SelectionActivity(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +98,9 @@ class ActivitySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """What a store held at one moment.
 
     Attributes:
-        selections: in the order of the query's selections.
+        selections: in the order of the query's selections; where it asked for a breakdown, these again for each group.
+        groups: the values of the groups, in order; after them, of a property, the events without it, and at last all
+            others. Empty without a breakdown.
         computed_from: ``activity`` when precomputed activity answered, ``events`` when raw rows had to be read.
         as_of_us: up to when it has all that was stored, where it was read from a copy that may be behind; None where
             it has everything.
@@ -156,6 +109,7 @@ class ActivitySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     selections: tuple[SelectionActivity, ...]
     computed_from: str
     as_of_us: int | None = None
+    groups: tuple[str, ...] = ()
 
 
 BEFORE = -1
@@ -177,6 +131,8 @@ class Tallying:
         self._starts = [start for start, _, _ in bounds]
         self._ends = [end for _, end, _ in bounds]
         self._slots = [slot for _, _, slot in bounds]
+        self._by_quarter = all(map(on_quarters, query.slots))
+        self._slot_of: dict[int, int | None] = {}
         self._tallies = [[Tally() for _ in query.slots] for _ in query.selections]
         self._before = [BitMap() for _ in query.selections]
 
@@ -187,20 +143,31 @@ class Tallying:
 
     def slot_at(self, instant_us: int) -> int | None:
         """The slot that holds this instant, `BEFORE` if it lies before all of them, None if in none."""
+        if not self._by_quarter:
+            return self._find_slot(instant_us)
+        quarter = instant_us // QUARTER_US
+        if quarter not in self._slot_of:
+            self._slot_of[quarter] = self._find_slot(instant_us)
+        return self._slot_of[quarter]
+
+    def _find_slot(self, instant_us: int) -> int | None:
         position = bisect_right(self._starts, instant_us) - 1
         if position < 0:
             return BEFORE if self._starts else None
         return self._slots[position] if instant_us < self._ends[position] else None
 
-    def add(self, selection: int, slot: int, event_type: str, users: BitMap, events: int) -> None:
-        """Count facts of one type in one slot: these users, so many events.
+    def add(self, selection: int, slot: int, part: str | None, users: BitMap, events: int) -> None:
+        """Count facts of one part in one slot: these users, so many events.
 
         Args:
             selection: index into the query's selections; the caller has checked that the facts match it.
             slot: index into the query's slots, or `BEFORE`.
-            event_type: the type of all these events.
+            part: the text of the field by which the query splits, of all these events; None where it has none.
             users: the users' keys; taken over, not copied, so do not change it afterwards.
             events: how many events.
+
+        Raises:
+            InvalidQuestion: the field has too many values to split by.
         """
         if slot == BEFORE:
             if self._query.history:
@@ -209,10 +176,13 @@ class Tallying:
         target = self._tallies[selection][slot]
         target.users |= users
         target.events += events
-        if self._query.by_type:
-            part = target.types.setdefault(event_type, Tally())
-            part.users |= users
-            part.events += events
+        if self._query.split is not None and part is not None:
+            tally = target.parts.get(part)
+            if tally is None:
+                _check_parts(target.parts)
+                tally = target.parts[part] = Tally()
+            tally.users |= users
+            tally.events += events
 
     def snapshot(self, computed_from: str, as_of_us: int | None = None) -> ActivitySnapshot:
         """The finished snapshot; the arguments are members of `ActivitySnapshot`."""
@@ -226,8 +196,88 @@ class Tallying:
         )
 
 
-def needs_events(query: ActivityQuery) -> bool:
-    """Whether precomputed activity cannot answer: a condition on a property, or a slot off the quarter hour."""
-    return any(selection.properties for selection in query.selections) or not all(
-        on_quarters(span) for span in query.slots
+MOST_PARTS: Final = 100_000
+"""Different values of a field in one question; each takes some 200 bytes while it is counted."""
+
+
+def _check_parts(parts: Mapping[str, Tally]) -> None:
+    if len(parts) >= MOST_PARTS:
+        raise InvalidQuestion(
+            "breakdown",
+            "too_many_values",
+            f"the field has more than {MOST_PARTS:,} values in this range: ask for fewer days, or with a segment",
+        )
+
+
+class Matching:
+    """Tells for one event after the other which selections of a query it is in; remembers what it found out.
+
+    Args:
+        query: the question.
+    """
+
+    def __init__(self, query: ActivityQuery) -> None:
+        self._selections = list(enumerate(query.selections))
+        self._split = query.split
+        fields = {condition.field for selection in query.selections for condition in selection.properties}
+        if query.split not in (None, "event_type"):
+            fields.add(query.split or "")
+        self._names = [field.removeprefix("properties.") for field in sorted(fields)]
+        self._read = properties_reader(self._names)
+        self._by_text: dict[tuple[str, str], Found] = {}
+        self._by_values: dict[tuple[str, *tuple[bytes | None, ...]], Found] = {}
+
+    def find(self, event_type: str, properties: str) -> "Found":
+        """The selections that hold an event of this type with this JSON text as properties, each with its part.
+
+        The text does not matter where the query `looks_at_properties` of no event. What a part is, `Tallying.add` says.
+        """
+        if not self._names:
+            properties = ""
+        # Events are many and alike: most texts come again and again, and of the others most values that matter.
+        found = self._by_text.get((event_type, properties))
+        if found is None:
+            values = self._read(properties) if self._names else ()
+            found = self._by_values.get((event_type, *values))
+            if found is None:
+                found = self._look(event_type, values)
+                _remember(self._by_values, (event_type, *values), found)
+            _remember(self._by_text, (event_type, properties), found)
+        return found
+
+    def _look(self, event_type: str, values: Sequence[bytes | None]) -> "Found":
+        read = {name: read_value(value) for name, value in zip(self._names, values, strict=True) if value is not None}
+        if self._split is None:
+            part = None
+        elif self._split == "event_type":
+            part = event_type
+        else:
+            part = value_text(read.get(self._split.removeprefix("properties."), ABSENT))
+        return tuple((index, part) for index, one in self._selections if one.matches(event_type, read))
+
+
+Found = tuple[tuple[int, str | None], ...]
+"""Indexes of selections, each with the part of an event; see `Matching.find`."""
+
+_KNOWN_TEXTS: Final = 20_000
+_KNOWN_CHARS: Final = 500  # 10 MB together
+
+
+def _remember(known: dict[Any, Found], texts: tuple[str | bytes | None, ...], found: Found) -> None:
+    if sum([len(text) for text in texts if text is not None]) <= _KNOWN_CHARS:
+        if len(known) >= _KNOWN_TEXTS:
+            known.clear()
+        known[texts] = found
+
+
+def looks_at_properties(query: ActivityQuery) -> bool:
+    """Whether a question asks for anything about properties."""
+    fields = (query.split, query.breakdown and query.breakdown.field)
+    return any(field not in (None, "event_type") for field in fields) or any(
+        selection.properties for selection in query.selections
     )
+
+
+def needs_events(query: ActivityQuery) -> bool:
+    """Whether precomputed activity cannot answer: anything about a property, or a slot off the quarter hour."""
+    return looks_at_properties(query) or not all(on_quarters(span) for span in query.slots)

@@ -9,27 +9,37 @@ entrypoints can see.
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
-from typing import Any, Final, Protocol, TypeVar
+from datetime import date, datetime, timedelta
+from hashlib import sha256
+from typing import Any, Final, Protocol, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from eventcore.activity import ActivityQuery, ActivitySnapshot, Condition, Selection
+from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.calendar import (
     EARLIEST_DATE,
     LATEST_DATE,
     UnknownZone,
+    WeekStart,
+    Window,
+    add_periods,
     days_between,
     find_zone,
     format_instant,
+    local_date,
     parse_date,
+    period_start,
 )
+from eventcore.conditions import Condition, Selection
 from eventcore.errors import InvalidQuestion
 from eventcore.ports import EventStore, Queue
 
 Data = list[dict[str, Any]] | dict[str, Any]
 """What a statistic answers, ready for JSON; each statistic describes its own shape."""
+
+WINDOWS: Final[tuple[Window, ...]] = get_args(Window)
+WEEK_STARTS: Final[tuple[WeekStart, ...]] = get_args(WeekStart)
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -45,7 +55,12 @@ class StatisticLimits(msgspec.Struct, frozen=True, kw_only=True):
         cohorts: cohorts of a retention. One more than windows, which is how many there are when none are asked for.
         segments: conditions of one question. Each is compared with every event that is read.
         segment_value_chars: characters of a condition's value, or of a type of event. As many as a user id has.
-        property_name_chars: characters of a property's name in a condition.
+        property_name_chars: characters of a property's name in a condition or a breakdown.
+        segment_values: values of one condition with ``in``.
+        groups: groups of a breakdown. Each costs as much as the question alone.
+        group_cells: rows or cells of an answer with a breakdown, all groups together: some 15 MB.
+        group_tallies: sets of users that are counted for one.
+        hour_range_days: local dates of a question about hours; a year is 8,784 rows.
     """
 
     range_days: int = 3_660
@@ -55,6 +70,11 @@ class StatisticLimits(msgspec.Struct, frozen=True, kw_only=True):
     segments: int = 20
     segment_value_chars: int = 255
     property_name_chars: int = 255
+    segment_values: int = 100
+    groups: int = 50
+    group_cells: int = 200_000
+    group_tallies: int = 40_000
+    hour_range_days: int = 366
 
 
 LIMITS: Final = StatisticLimits()
@@ -62,10 +82,15 @@ LIMITS: Final = StatisticLimits()
 
 _DATE_FORM: Final = f"a date is written YYYY-MM-DD, exists, and lies from {EARLIEST_DATE} to {LATEST_DATE}"
 _SEGMENT_FORM: Final = (
-    "a segment is written event_type:VALUE or properties.NAME:VALUE, = instead of : works too, and NAME is one key of "
-    "the properties, dots included"
+    "a segment is written FIELD:VALUE or FIELD=VALUE, FIELD!=VALUE, FIELD in VALUE,VALUE or FIELD exists, where FIELD "
+    "is event_type or properties.NAME, and NAME is one key of the properties, dots included"
 )
-_SEGMENT: Final = re.compile(r"(event_type|properties\.(?P<name>[^:=]+))[:=](?P<value>.*)", re.DOTALL)
+_FIELD: Final = r"(?P<field>event_type|properties\.(?P<name>(?:(?!!=|!:|=|:| in ).)+?))"
+_SEGMENT: Final = re.compile(_FIELD + r"(?:(?P<operator>!=|!:|=|:| in )(?P<value>.*)| exists)", re.DOTALL)
+_EVENT_FIELD: Final = re.compile(_FIELD, re.DOTALL)
+_LIST_PART: Final = re.compile(
+    r"((?:\\[\\,]|[^,])*)(?:,|$)", re.DOTALL
+)  # up to a comma that no backslash stands before
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")  # ASCII; nine digits hold every limit, and int() never gets a long text
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")  # no stored text holds them, and databases refuse to compare them
 
@@ -146,6 +171,11 @@ class Question(Protocol):
         """The conditions that every event it counts fulfils."""
         ...
 
+    @property
+    def cells(self) -> int:
+        """How many rows its data have, at most; of a matrix how many cells."""
+        ...
+
     def query(self, project: str) -> ActivityQuery:
         """What it needs to know of the project's activity."""
         ...
@@ -163,6 +193,7 @@ async def answer(
     queue: Queue,
     now_us: int,
     elapsed_ms: Callable[[], float],
+    seconds: float | None = None,
 ) -> Answer:
     """Answer a question from one snapshot of the store.
 
@@ -173,17 +204,19 @@ async def answer(
         queue: knows which accepted events are not in the store yet.
         now_us: the time, read before the call.
         elapsed_ms: tells how many milliseconds the work has taken so far.
+        seconds: how long the store may take, None for as long as it does.
 
     Returns:
         The data with their freshness.
 
     Raises:
-        StoreError: the store or the queue does not answer.
+        StoreError: the store or the queue does not answer, or not in time.
     """
     # Pending before the snapshot: an event stored between the two is then counted though no freshness was claimed
     # for it. The other way round it could be missing from both.
     pending = await queue.pending(project)
-    snapshot = await store.activity(question.query(project))
+    query = msgspec.structs.replace(question.query(project), seconds=seconds)
+    snapshot = await store.activity(query)
     # In a thread: the largest matrix takes most of a second, which the event loop has to spare for others.
     data = await asyncio.to_thread(question.compute, snapshot, now_us)
     as_of_us = now_us
@@ -208,6 +241,19 @@ async def answer(
     )
 
 
+def answer_tag(question: Question, *, project: str, version: str, now_us: int) -> str:
+    """A name for the data of an answer: it stays the same as long as they do.
+
+    Args:
+        question: what is asked.
+        project: whose events.
+        version: of the project's data, read from the store before the answer.
+        now_us: the time; its local date decides which periods have begun.
+    """
+    known = (question.name, repr(question), project, version, local_date(now_us, question.zone).isoformat())
+    return sha256(repr(known).encode()).hexdigest()[:32]
+
+
 def answer_json(answer: Answer) -> dict[str, Any]:
     """The document that HTTP and ``--format json`` print, as plain dicts: ``{"data": …, "meta": {…}}``."""
     return {"data": answer.data, "meta": msgspec.to_builtins(answer.meta)}
@@ -215,7 +261,16 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 def segment_texts(segments: Selection) -> list[str]:
     """Write conditions as `parse_segments` reads them, e.g. ``event_type:purchase``."""
-    return [f"{condition.field}:{condition.value}" for condition in segments.conditions]
+    return [_segment_text(condition) for condition in segments.conditions]
+
+
+def _segment_text(condition: Condition) -> str:
+    if condition.operator == "exists":
+        return f"{condition.field} exists"
+    if len(condition.values) == 1:
+        return f"{condition.field}{':' if condition.operator == 'in' else '!='}{condition.values[0]}"
+    escaped = [value.replace("\\", "\\\\").replace(",", "\\,") for value in condition.values]
+    return f"{condition.field} in {','.join(escaped)}"
 
 
 # Reading parameters. ``field`` is the name of the HTTP parameter; no message repeats what was sent, except that of an
@@ -233,6 +288,28 @@ def parse_range(from_: str | date | None, to: str | date | None) -> tuple[date, 
         raise InvalidQuestion("from", "invalid_range", "from comes after to: from is the first date, to the last")
     if days_between(first, last) > LIMITS.range_days:
         raise InvalidQuestion("to", "range_too_long", f"from and to may span at most {LIMITS.range_days} days")
+    return first, last
+
+
+def parse_periods(
+    from_: str | date | None, to: str | date | None, interval: Window, week_start: WeekStart
+) -> tuple[date, date]:
+    """Read ``from`` and ``to``, widened to the whole periods that hold them.
+
+    Raises:
+        InvalidQuestion: as `parse_range`; or a period leads beyond the calendar, or the periods together are too long.
+    """
+    given_first, given_last = parse_range(from_, to)
+    first = period_start(given_first, interval, week_start)
+    last = add_periods(period_start(given_last, interval, week_start), interval, 1) - timedelta(days=1)
+    if last > LATEST_DATE:
+        raise InvalidQuestion("to", "range_too_late", f"to: its {interval} ends after {LATEST_DATE}: end earlier")
+    if days_between(first, last) > LIMITS.range_days:
+        raise InvalidQuestion(
+            "to",
+            "range_too_long",
+            f"from and to, with the whole {interval}s, may span at most {LIMITS.range_days} days",
+        )
     return first, last
 
 
@@ -295,8 +372,10 @@ def parse_zone(tz: str | None, reporting_zone: str) -> ZoneInfo:
 def parse_segments(texts: Sequence[str]) -> Selection:
     """Read ``segment`` parameters, which all have to hold on the same event.
 
-    The field is ``event_type`` or ``properties.NAME``, and the first ``:`` or ``=`` after it ends it, so that a value
-    may hold both. One text alone is taken as one segment. Repeats are read once.
+    Written ``FIELD:VALUE`` (``=`` works too), ``FIELD!=VALUE`` (``!:`` too), ``FIELD in VALUE,VALUE`` or ``FIELD
+    exists``; the field is ``event_type`` or ``properties.NAME``, and the first of these operators ends it, so that a
+    value may hold them all. Among several values a backslash before a comma or a backslash takes it into the value. One
+    text alone is taken as one segment. Repeats are read once.
 
     Raises:
         InvalidQuestion: one is malformed or too long, or there are too many.
@@ -312,12 +391,43 @@ def _parse_segment(text: str) -> Condition:
     parsed = _SEGMENT.fullmatch(text)
     if parsed is None:
         raise InvalidQuestion("segment", "invalid_segment", _SEGMENT_FORM)
-    name, value = parsed["name"], parsed["value"]
-    if name is None:
-        return Condition("event_type", parse_event_type("segment", value))
-    _check_text("segment", "a property's name", name, LIMITS.property_name_chars)
-    _check_text("segment", "a segment's value", value, LIMITS.segment_value_chars)
-    return Condition(f"properties.{name}", value)
+    field, operator, value = parsed["field"], parsed["operator"], parsed["value"]
+    if parsed["name"] is not None:
+        _check_text("segment", "a property's name", parsed["name"], LIMITS.property_name_chars)
+    if operator is None:
+        return Condition(field, (), "exists")
+    values = _parse_values(value) if operator == " in " else (value,)
+    for one in values:
+        if parsed["name"] is None:
+            parse_event_type("segment", one)
+        else:
+            _check_text("segment", "a segment's value", one, LIMITS.segment_value_chars)
+    return Condition(field, values, "not in" if operator.startswith("!") else "in")
+
+
+def _parse_values(text: str) -> tuple[str, ...]:
+    found = [re.sub(r"\\([\\,])", r"\1", match[1]) for match in _LIST_PART.finditer(text)]
+    if text and not text.endswith(","):
+        found.pop()  # the pattern also matches nothing, at the very end
+    if len(found) > LIMITS.segment_values:
+        raise InvalidQuestion(
+            "segment", "too_many_values", f"a segment has at most {LIMITS.segment_values} values; repeats count"
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def parse_event_field(field: str, value: str) -> str:
+    """Read the name of a field of events, ``event_type`` or ``properties.NAME``.
+
+    Raises:
+        InvalidQuestion: it is something else.
+    """
+    parsed = _EVENT_FIELD.fullmatch(value)
+    if parsed is None:
+        form = f"{field} is event_type or properties.NAME, and NAME is one key of the properties, dots included"
+        raise InvalidQuestion(field, "invalid_field", form)
+    _check_text(field, "a property's name", parsed["name"] or "", LIMITS.property_name_chars)
+    return value
 
 
 def parse_event_type(field: str, value: str) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from eventcore.activity import BEFORE, ActivityQuery, Selection, Tallying
+from eventcore.activity import BEFORE, ActivityQuery, Tallying
 from eventcore.calendar import QUARTER_US
+from eventcore.conditions import Selection
 from eventcore.projection import (
     ANY_TYPE,
     QUARTERS,
@@ -211,7 +212,7 @@ class Plan:
     ) -> None:
         self._query = query
         self._type_names = type_names
-        self._kinds = [_kinds(selection, query.by_type, type_names) for selection in query.selections]
+        self._kinds = [_kinds(selection, query, type_names) for selection in query.selections]
         self._slots = list(_slots(query, zone, stored))
         self.periods: frozenset[Period] = frozenset(
             (piece.grain, piece.period) for _, found in self._slots for piece in found
@@ -243,12 +244,11 @@ def _real(rows: Mapping[int, Row]) -> list[int]:
     return [kind for kind in rows if kind != ANY_TYPE]
 
 
-def _kinds(selection: Selection, by_type: bool, type_names: Mapping[int, str]) -> tuple[int, ...] | None:
+def _kinds(selection: Selection, query: ActivityQuery, type_names: Mapping[int, str]) -> tuple[int, ...] | None:
     """The types of rows that tell about a selection; None for all real types."""
-    wanted = selection.event_types
-    if wanted is None:
-        return None if by_type else (ANY_TYPE,)
-    return tuple(key for key, name in type_names.items() if name in wanted)
+    if selection.any_type:
+        return (ANY_TYPE,) if query.split is None else None
+    return tuple(key for key, name in type_names.items() if selection.admits(name))
 
 
 def _slots(query: ActivityQuery, zone: ZoneInfo, stored: tuple[int, int]) -> Iterable[tuple[int, list[Piece]]]:

@@ -18,6 +18,7 @@ from eventcore.decoding import Decoded, Form
 from eventcore.events import DEFAULT_PROJECT, Book, Outcome, StoredEvent
 from eventcore.library import DEFAULT_STORE_URL
 from eventcore.library import open as open_async
+from eventcore.service import Day
 
 _Result = TypeVar("_Result")
 
@@ -90,15 +91,39 @@ class BlockingEventcore:
         """See `Eventcore.ask`."""
         return self._wait(self._inner.ask(question, project=project))
 
-    def daily_active_users(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+    def tag(self, question: Question, *, project: str = DEFAULT_PROJECT) -> str:
+        """See `Eventcore.tag`."""
+        return self._wait(self._inner.tag(question, project=project))
+
+    def ask_for(self, name: str, *, project: str = DEFAULT_PROJECT, **parameters: Any) -> Answer:
+        """See `Eventcore.ask_for`."""
+        return self._wait(self._inner.ask_for(name, project=project, **parameters))
+
+    def daily_active_users(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
         """See `Eventcore.daily_active_users`."""
         return self._wait(self._inner.daily_active_users(from_, to, project=project, **more))
 
-    def top_events(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+    def active_users(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """See `Eventcore.active_users`."""
+        return self._wait(self._inner.active_users(from_, to, project=project, **more))
+
+    def stickiness(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """See `Eventcore.stickiness`."""
+        return self._wait(self._inner.stickiness(from_, to, project=project, **more))
+
+    def lifecycle(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """See `Eventcore.lifecycle`."""
+        return self._wait(self._inner.lifecycle(from_, to, project=project, **more))
+
+    def event_counts(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """See `Eventcore.event_counts`."""
+        return self._wait(self._inner.event_counts(from_, to, project=project, **more))
+
+    def top_events(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
         """See `Eventcore.top_events`."""
         return self._wait(self._inner.top_events(from_, to, project=project, **more))
 
-    def retention(self, start_date: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+    def retention(self, start_date: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
         """See `Eventcore.retention`."""
         return self._wait(self._inner.retention(start_date, project=project, **more))
 

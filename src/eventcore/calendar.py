@@ -14,7 +14,7 @@ package for what the system lacks. Two machines with different copies may draw a
 import re
 import zoneinfo
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from functools import cache, lru_cache
 from itertools import chain, pairwise
 from typing import Final, Literal, assert_never
@@ -58,12 +58,15 @@ _LONGEST_ECHO: Final = 64  # characters of input in an error message, at most (D
 _SECOND_US: Final = 1_000_000
 _DAY_SECONDS: Final = 86_400
 _DAY_US: Final = _DAY_SECONDS * _SECOND_US
+_DAY_HOURS: Final = 24
+_HOUR_US: Final = _DAY_US // _DAY_HOURS
 
 # Offsets are looked up every twelve hours, and a change is sought where two neighbours differ. What could be
 # missed is an offset that comes back to what it was in less: by tzdata 2025b no zone ever did within 95 hours
 # (Freetown, 1939), nor since 1970 within 166 (Boa Vista, October 2000; Gaza, October 2040).
 _PROBE_SECONDS: Final = 12 * 3_600
 _BLOCK_DAYS: Final = 64  # days whose offsets are looked up and cached together: 128 probes, 0.2 ms
+_BLOCK_US: Final = _BLOCK_DAYS * _DAY_US
 _CACHED_BLOCKS: Final = 8_192  # 3,660 days of 140 zones; about 0.4 KB each, so 3 MB at most
 _CACHED_ZONES: Final = 1_024  # every name there is: about 600
 
@@ -186,6 +189,55 @@ def day_spans(zone: ZoneInfo, first: date, last: date) -> list[Span]:
             known = spans[day - first_day]
             spans[day - first_day] = merge((known, (piece,))) if known else (piece,)
     return spans
+
+
+def hour_spans(zone: ZoneInfo, first: date, last: date) -> list[tuple[str, Span]]:
+    """Give the instants of each local hour of a range of dates.
+
+    An hour is all instants with the same local date, the same hour of the clock and the same offset: one that clocks
+    repeat comes twice, one that they skip not at all, one in the middle of which they change is shorter.
+
+    Args:
+        zone: Whose calendar it is.
+        first: First local date.
+        last: Last local date, included.
+
+    Returns:
+        The hours in order of time: the local time of the first instant with its offset, as
+        ``2026-03-29T03:00:00+02:00`` (RFC 3339, with seconds in an offset that has some), and the instants.
+
+    Raises:
+        ValueError: A date lies outside 0002-01-01 to 9998-12-31 (`LATEST_DATE`).
+    """
+    days = merge(day_spans(zone, first, last))
+    if not days:
+        return []
+    first_hour, last_hour = _day_number(first) * _DAY_HOURS, _day_number(last) * _DAY_HOURS + _DAY_HOURS - 1
+    blocks = range(days[0][0] // _BLOCK_US, (days[-1][1] - 1) // _BLOCK_US + 1)
+    spans: dict[tuple[int, int], Span] = {}
+    for start_us, end_us, offset_us in chain.from_iterable(_segments(zone, block) for block in blocks):
+        earliest = max(first_hour, (start_us + offset_us) // _HOUR_US)
+        latest = min(last_hour, (end_us + offset_us - 1) // _HOUR_US)
+        for hour in range(earliest, latest + 1):
+            hour_us = hour * _HOUR_US - offset_us
+            piece = (max(start_us, hour_us), min(end_us, hour_us + _HOUR_US))
+            spans[hour, offset_us] = merge((spans.get((hour, offset_us), ()), (piece,)))
+    return [(_local_time(span[0][0], offset_us), span) for (_, offset_us), span in spans.items()]
+
+
+def _local_time(instant_us: int, offset_us: int) -> str:
+    return to_datetime(instant_us).astimezone(timezone(timedelta(microseconds=offset_us))).isoformat()
+
+
+def overlap_before(zone: ZoneInfo, first: date) -> tuple[Span, ...]:
+    """The date before ``first``, where it went on after ``first`` had begun; else nothing.
+
+    What happened before a range is asked for by instant, up to the first one of the range. Where clocks went back over
+    midnight, the date before has instants after that: it has to be asked for as a slot of its own in front, so that
+    what comes before ends before both dates.
+    """
+    before, own = day_spans(zone, first - timedelta(days=1), first)
+    return (before,) if before and own and before[-1][1] > own[0][0] else ()
 
 
 def _day_number(day: date) -> int:
@@ -375,6 +427,20 @@ def add_periods(start: date, window: Window, count: int) -> date:
             return date(year, month + 1, 1)
         case _:
             assert_never(window)
+
+
+def period_starts(first: date, last: date, window: Window) -> list[date]:
+    """List the first dates of the periods of a range, and of the one that comes next.
+
+    Args:
+        first: First date of the first period.
+        last: Last date of the last period.
+        window: The kind of period.
+    """
+    starts = [first]
+    while starts[-1] <= last:
+        starts.append(add_periods(starts[-1], window, 1))
+    return starts
 
 
 def _days_after(day: date, count: int) -> date:

@@ -80,3 +80,13 @@ class InvalidQuestion(EventcoreError):
 
 class StoreError(EventcoreError):
     """A store, cache or queue could not do what was asked. ``raise … from`` keeps the driver's error."""
+
+
+def too_slow(seconds: float) -> StoreError:
+    """The error for a question that takes longer than it may."""
+    return StoreError(
+        Kind.TIMEOUT,
+        "question_too_slow",
+        f"the question took longer than {seconds:g} seconds: ask for fewer days, or without conditions on properties, "
+        "which have raw events read; EVENTCORE_STATISTICS_SECONDS allows more",
+    )

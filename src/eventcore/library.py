@@ -25,6 +25,7 @@ async def open(
     queue_url: str = "inline://",
     reporting_zone: str = "UTC",
     limits: Limits = Limits(),
+    statistics_seconds: float | None = None,
 ) -> Eventcore:
     """Open a store by its URL, with the cache and the queue that go with it.
 
@@ -34,6 +35,7 @@ async def open(
         queue_url: the queue; ``inline://`` has the caller wait for the store.
         reporting_zone: the time zone of statistics that name none.
         limits: what is accepted.
+        statistics_seconds: how long the store may take for one statistic, None for as long as it does.
 
     Raises:
         EventcoreError: no adapter speaks a URL's scheme, or the store cannot be opened.
@@ -57,4 +59,5 @@ async def open(
         new_id=lambda: urandom(16),
         limits=limits,
         reporting_zone=reporting_zone,
+        statistics_seconds=statistics_seconds,
     )

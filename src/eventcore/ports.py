@@ -142,7 +142,19 @@ class EventStore(Protocol):
         ...
 
     async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
-        """Tallies and history, all read in one snapshot of the data; the caller may change the bitmaps it gets."""
+        """Tallies and history, all read in one snapshot of the data; the caller may change the bitmaps it gets.
+
+        Raises:
+            StoreError: also of kind ``timeout``, where the query took longer than it allows.
+            InvalidQuestion: a breakdown by a field with too many values.
+        """
+        ...
+
+    async def version(self, project: str) -> str:
+        """A name for what `activity` answers: two calls give the same only if nothing has changed between them.
+
+        It may change without a cause, as with a fold. Costs next to nothing, however much there is.
+        """
         ...
 
     async def fold(self, most_events: int) -> int:

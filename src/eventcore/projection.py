@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -176,18 +176,28 @@ class Fold:
 
     def changes(self) -> dict[Key, "Change"]:
         """What has to be added to which rows; the facts are given away with it."""
-        changes: defaultdict[Key, Change] = defaultdict(Change)
+        changes: defaultdict[tuple[int, int, int], Change] = defaultdict(Change)
+        by_quarter: defaultdict[int, list[tuple[int, list[int]]]] = defaultdict(list)
         while self._users:
             (quarter, type_key), users = self._users.popitem()
-            group = Group(BitMap(users), len(users))
+            by_quarter[quarter].append((type_key, users))
+        for quarter, found in by_quarter.items():
             day, quarter_of_day = divmod(quarter, QUARTERS_A_DAY)
-            places = [(QUARTERS, day), *places_of(quarter, self._zone)]
-            if self._next_zone is not None:
-                places += [(grain + NEXT, period) for grain, period in places_of(quarter, self._next_zone)]
-            for grain, period in places:
-                for kind in (type_key, ANY_TYPE):
-                    changes[Key(grain, period, kind)].add(quarter_of_day if grain == QUARTERS else 0, group)
-        return dict(changes)
+            # Kept as lists: one bitmap of many users is made much faster than many bitmaps of few and their union.
+            anyone = list(chain.from_iterable([users for _, users in found]))
+            for grain, period in ((QUARTERS, day), *self._places_of(quarter)):
+                part = quarter_of_day if grain == QUARTERS else 0
+                changes[grain, period, ANY_TYPE].add(part, anyone)
+                for type_key, users in found:
+                    changes[grain, period, type_key].add(part, users)
+        return {Key(*place): change for place, change in changes.items()}
+
+    def _places_of(self, quarter: int) -> list[tuple[int, int]]:
+        """The local days and months that hold a quarter, of both zones."""
+        places = places_of(quarter, self._zone)
+        if self._next_zone is not None:
+            places += [(grain + NEXT, period) for grain, period in places_of(quarter, self._next_zone)]
+        return places
 
 
 class Change:
@@ -196,13 +206,13 @@ class Change:
     __slots__ = ("_parts", "events")
 
     def __init__(self) -> None:
-        self._parts: defaultdict[int, list[Group]] = defaultdict(list)
+        self._parts: defaultdict[int, list[int]] = defaultdict(list)
         self.events = 0
 
-    def add(self, quarter_of_day: int, group: Group) -> None:
-        """Add a group; to rows of days and months always at 0."""
-        self._parts[quarter_of_day].append(group)
-        self.events += group.events
+    def add(self, quarter_of_day: int, users: Sequence[int]) -> None:
+        """Add events, each by its user; to rows of days and months always at 0."""
+        self._parts[quarter_of_day] += users
+        self.events += len(users)
 
     def onto(self, grain: int, stored: bytes | None) -> tuple[bytes, int | None]:
         """The row's bytes from now on, and how many distinct users it has; None for `QUARTERS`, which nobody asks.
@@ -213,14 +223,16 @@ class Change:
         """
         if grain == QUARTERS:
             quarters = {} if stored is None else unpack_quarters(stored)
-            for quarter, groups in self._parts.items():
-                known = [quarters[quarter]] if quarter in quarters else []
-                quarters[quarter] = united(known + groups)
+            for quarter, found in self._parts.items():
+                known = quarters.get(quarter)
+                users = BitMap(found)
+                quarters[quarter] = (
+                    Group(users, len(found)) if known is None else Group(users | known.users, len(found) + known.events)
+                )
             return pack_quarters(quarters), None
-        bitmaps = [group.users for group in self._parts[0]]
+        users = BitMap(self._parts[0])
         if stored is not None:
-            bitmaps.append(unpack_users(stored))
-        users = BitMap.union(*bitmaps)
+            users |= unpack_users(stored)
         return users.serialize(), len(users)
 
 

@@ -15,9 +15,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 from pyroaring import BitMap
 
-from eventcore.activity import ActivityQuery, ActivitySnapshot, Condition, Selection, SelectionActivity
+from eventcore.activity import ActivityQuery, ActivitySnapshot, SelectionActivity
 from eventcore.answers import (
     LIMITS,
+    WEEK_STARTS,
+    WINDOWS,
     parse_choice,
     parse_count,
     parse_day,
@@ -27,7 +29,6 @@ from eventcore.answers import (
 )
 from eventcore.calendar import (
     LATEST_DATE,
-    Span,
     WeekStart,
     Window,
     add_periods,
@@ -35,8 +36,10 @@ from eventcore.calendar import (
     days_between,
     local_date,
     merge,
+    overlap_before,
     period_start,
 )
+from eventcore.conditions import Selection, equals
 from eventcore.errors import InvalidQuestion
 from eventcore.limits import ECHO_CHARS
 
@@ -46,10 +49,10 @@ CohortRule = Literal["first_ever", "first_in_range", "recurring"]
 ReturnRule = Literal["on", "on_or_after"]
 """What counts as having come back in a window; see `Retention`."""
 
-WINDOWS: Final[tuple[Window, ...]] = get_args(Window)
-WEEK_STARTS: Final[tuple[WeekStart, ...]] = get_args(WeekStart)
 COHORT_RULES: Final[tuple[CohortRule, ...]] = get_args(CohortRule)
 RETURN_RULES: Final[tuple[ReturnRule, ...]] = get_args(ReturnRule)
+
+DEFAULT_WINDOWS: Final = 3
 
 _DAY: Final = timedelta(days=1)
 
@@ -75,6 +78,10 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     * ``on``: in window k, with a return event in it;
     * ``on_or_after``: in window k, with a return event in it or in any later one, up to the last window asked.
 
+    With ``brackets`` the cells are runs of windows: each begins with its number and ends before the next one, the last
+    one with ``windows``; a user has come back in a bracket who has in any window of it. A cell then also says ``to``,
+    its last window; it is null where its first window has not begun, and complete when its last one is.
+
     Return events count anywhere in window 0, also before the cohort event. A window has begun, or is complete, by
     its dates and the local date of now. Use `parse` to make one from parameters; the constructor checks nothing.
 
@@ -89,6 +96,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
         return_: what counts as having come back.
         cohort_event: the type of event that puts a user into a cohort, None for any.
         return_event: the type of event that counts as coming back, None for any.
+        brackets: the first window of each bracket, ascending from 0; empty for a cell a window.
         segments: conditions on cohort and return events alike.
     """
 
@@ -104,6 +112,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     return_: ReturnRule
     cohort_event: str | None = None
     return_event: str | None = None
+    brackets: tuple[int, ...] = ()
     segments: Selection = Selection()
 
     @classmethod
@@ -111,7 +120,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
         cls,
         *,
         start_date: str | date | None = None,
-        windows: int | str = 3,
+        windows: int | str | None = None,
         window: str = "day",
         week_start: str = "monday",
         cohorts: int | str | None = None,
@@ -119,6 +128,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
         return_: str = "on",
         cohort_event: str | None = None,
         return_event: str | None = None,
+        brackets: str | Sequence[int] | None = None,
         tz: str | None = None,
         segment: Sequence[str] = (),
         reporting_zone: str = "UTC",
@@ -127,7 +137,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 
         Args:
             start_date: a date in the first cohort's period; required, None raises.
-            windows: windows after the cohort's own.
+            windows: windows after the cohort's own; None is 3, or with ``brackets`` the last of them.
             window: ``day``, ``week`` or ``month``.
             week_start: ``monday``, ``sunday`` or ``saturday``.
             cohorts: how many cohorts; None is one more than ``windows``.
@@ -135,6 +145,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
             return_: ``return``, ``on`` or ``on_or_after``.
             cohort_event: a type of event; None is any.
             return_event: a type of event; None is any.
+            brackets: window numbers ascending from 0, as ``0,1,3,7``; None for a cell a window.
             tz: IANA name of the zone; None is the reporting zone.
             segment: conditions; see `eventcore.answers.parse_segments`.
             reporting_zone: the zone of statistics that name none.
@@ -145,7 +156,13 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
         day = parse_day("start_date", start_date)
         kind = parse_choice("window", window, WINDOWS)
         week_starts = parse_choice("week_start", week_start, WEEK_STARTS)
+        starts = () if brackets is None else _parse_brackets(brackets)
+        if windows is None:
+            windows = starts[-1] if starts else DEFAULT_WINDOWS
         last_window = parse_count("windows", windows, most=LIMITS.windows)
+        if starts and last_window < starts[-1]:
+            message = f"windows is at least {starts[-1]}, the last of the brackets"
+            raise InvalidQuestion("windows", "invalid_number", message)
         question = cls(
             zone=parse_zone(tz, reporting_zone),
             first=period_start(day, kind, week_starts),
@@ -157,6 +174,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
             return_=parse_choice("return", return_, RETURN_RULES),
             cohort_event=None if cohort_event is None else parse_event_type("cohort_event", cohort_event),
             return_event=None if return_event is None else parse_event_type("return_event", return_event),
+            brackets=starts,
             segments=parse_segments(segment),
         )
         question._check_range()
@@ -204,19 +222,25 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
             "pools the complete cells; an event matches when it fulfils all filters."
         )
 
+    @property
+    def cells(self) -> int:
+        """A cell for each window or bracket of each cohort."""
+        return self.cohorts * len(self._cells())
+
     def query(self, project: str) -> ActivityQuery:
-        """One slot a period, and before them an early one where `_early` finds that it is needed."""
+        """One slot a period; with history one more in front where dates overlap there."""
         starts = self._starts()
         days = day_spans(self.zone, self.first, self.last)
         periods = [merge(days[(start - self.first).days : (end - self.first).days]) for start, end in pairwise(starts)]
         history = self.cohort == "first_ever"
-        early = _early(self.zone, self.first) if history else ()
+        early = overlap_before(self.zone, self.first) if history else ()
         selections = (_narrowed(self.segments, self.cohort_event), _narrowed(self.segments, self.return_event))
         return ActivityQuery(
             project=project,
             slots=(*early, *periods),
             selections=tuple(dict.fromkeys(selections)),  # one where they are equal: read once
             history=history,
+            lead=len(early),
         )
 
     def _starts(self) -> list[date]:
@@ -232,18 +256,24 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
         for number, members in enumerate(self._members(snapshot.selections[0])):
             counts = self._count_returned(members, returned[number : number + self.windows + 1])
             cells: list[dict[str, Any] | None] = [
-                {
-                    "window": window,
+                name
+                | {
                     "users": users,
                     "rate": _rate(users, len(members)),
-                    "complete": starts[number + window + 1] <= today,
+                    "complete": starts[number + name.get("to", name["window"]) + 1] <= today,
                 }
-                if starts[number + window] <= today
+                if starts[number + name["window"]] <= today
                 else None
-                for window, users in enumerate(counts)
+                for name, users in zip(self._cells(), counts, strict=True)
             ]
             rows.append({"start": starts[number].isoformat(), "size": len(members), "cells": cells})
-        return {"cohorts": rows, "overall": [_pool(rows, window) for window in range(self.windows + 1)]}
+        return {"cohorts": rows, "overall": [name | _pool(rows, place) for place, name in enumerate(self._cells())]}
+
+    def _cells(self) -> list[dict[str, int]]:
+        """What each cell of a cohort is called: its window, and the last one of a bracket."""
+        if not self.brackets:
+            return [{"window": window} for window in range(self.windows + 1)]
+        return [{"window": first, "to": after - 1} for first, after in pairwise((*self.brackets, self.windows + 1))]
 
     def _members(self, activity: SelectionActivity) -> list[BitMap]:
         """The users of each cohort."""
@@ -261,7 +291,11 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
         return cohorts
 
     def _count_returned(self, members: BitMap, returned: Sequence[BitMap]) -> list[int]:
-        """How many members came back in each window, given who was active in each."""
+        """How many members came back in each window or bracket, given who was active in each window."""
+        if self.brackets:
+            returned = [
+                BitMap.union(*returned[first:after]) for first, after in pairwise((*self.brackets, self.windows + 1))
+            ]
         if self.return_ == "on":
             return [members.intersection_cardinality(users) for users in returned]
         # From the last window back, striking out who came: what is left shrinks, and with it the work.
@@ -273,21 +307,11 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
         return counts[::-1]
 
 
-def _early(zone: ZoneInfo, first: date) -> tuple[Span, ...]:
-    """The date before ``first``, where it went on after ``first`` had begun; else nothing.
-
-    A query's history ends at the first instant of its first slot. Where clocks went back over midnight, the date
-    before has instants after that one: it becomes a slot of its own, so that history ends before both dates.
-    """
-    before, own = day_spans(zone, first - _DAY, first)
-    return (before,) if before and own and before[-1][1] > own[0][0] else ()
-
-
 def _narrowed(segments: Selection, event_type: str | None) -> Selection:
     """The segments, and on the same event this type; each condition once, so that equal selections are equal."""
     if event_type is None:
         return segments
-    return Selection(tuple(dict.fromkeys((*segments.conditions, Condition("event_type", event_type)))))
+    return segments.and_also(equals("event_type", event_type))
 
 
 def _event_words(event_type: str | None) -> str:
@@ -301,9 +325,20 @@ def _rate(users: int, size: int) -> float | None:
     return users / size if size else None
 
 
-def _pool(rows: Sequence[dict[str, Any]], window: int) -> dict[str, Any]:
+def _pool(rows: Sequence[dict[str, Any]], place: int) -> dict[str, Any]:
     """Users and sizes of the complete cells of one window: large cohorts weigh more, running ones nothing."""
-    complete = [row for row in rows if row["cells"][window] is not None and row["cells"][window]["complete"]]
-    users = sum(row["cells"][window]["users"] for row in complete)
+    complete = [row for row in rows if row["cells"][place] is not None and row["cells"][place]["complete"]]
+    users = sum(row["cells"][place]["users"] for row in complete)
     size = sum(row["size"] for row in complete)
-    return {"window": window, "users": users, "size": size, "rate": _rate(users, size)}
+    return {"users": users, "size": size, "rate": _rate(users, size)}
+
+
+def _parse_brackets(given: str | Sequence[int]) -> tuple[int, ...]:
+    texts = given.split(",") if isinstance(given, str) else [str(number) for number in given]
+    if texts[0] == "0" and len(texts) > 1:
+        starts = (0, *(parse_count("brackets", text, most=LIMITS.windows) for text in texts[1:]))
+        if all(one < other for one, other in pairwise(starts)):
+            return starts
+    raise InvalidQuestion(
+        "brackets", "invalid_brackets", "brackets are window numbers that ascend from 0, such as 0,1,3,7,14,30"
+    )

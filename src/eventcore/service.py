@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from eventcore import dead_letters, ingestion
-from eventcore.answers import Answer, Question, answer, parse_range
+from eventcore.answers import Answer, Question, answer, answer_tag, parse_range
 from eventcore.calendar import format_instant, to_instant
 from eventcore.dead_letters import Chosen, DeadPage, Dropped, Replayed
 from eventcore.decoding import Decoded, Form, decode, is_event_id
@@ -23,8 +23,10 @@ from eventcore.errors import EventcoreError, Kind
 from eventcore.events import DEFAULT_PROJECT, Book, Outcome, StoredEvent, is_project_name
 from eventcore.limits import Limits
 from eventcore.ports import DedupCache, EventStore, Queue
-from eventcore.retention import Retention
-from eventcore.statistics import DailyActiveUsers, TopEvents
+from eventcore.statistics import parse_question
+
+Day = str | date
+"""A local date, as ``YYYY-MM-DD`` or as a date."""
 
 
 class Eventcore:
@@ -39,6 +41,7 @@ class Eventcore:
         new_id: gives 16 random bytes.
         limits: what is accepted.
         reporting_zone: the time zone of statistics that name none.
+        statistics_seconds: how long the store may take for one statistic, None for as long as it does.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class Eventcore:
         new_id: Callable[[], bytes],
         limits: Limits = Limits(),
         reporting_zone: str = "UTC",
+        statistics_seconds: float | None = None,
     ) -> None:
         self.store = store
         self.cache = cache
         self.queue = queue
         self.limits = limits
         self.reporting_zone = reporting_zone
+        self.statistics_seconds = statistics_seconds
         self._clock_us = clock_us
         self._elapsed_us = elapsed_us
         self.new_id = new_id
@@ -165,25 +170,61 @@ class Eventcore:
             queue=self.queue,
             now_us=self.now_us(),
             elapsed_ms=lambda: (self._elapsed_us() - began_us) / 1_000,
+            seconds=self.statistics_seconds,
         )
 
-    async def daily_active_users(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
-        """Distinct users of each local day; ``more`` as `DailyActiveUsers.parse` takes it."""
-        return await self.ask(
-            DailyActiveUsers.parse(from_=from_, to=to, reporting_zone=self.reporting_zone, **more), project=project
-        )
+    async def tag(self, question: Question, *, project: str = DEFAULT_PROJECT) -> str:
+        """A name for the data of a question's answer, which stays the same as long as they do; see `answer_tag`.
 
-    async def top_events(self, from_: str, to: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
-        """The most frequent event types; ``more`` as `TopEvents.parse` takes it."""
-        return await self.ask(
-            TopEvents.parse(from_=from_, to=to, reporting_zone=self.reporting_zone, **more), project=project
-        )
+        Raises:
+            StoreError: the store does not answer.
+        """
+        check_project(project)
+        version = await self.store.version(project)
+        return answer_tag(question, project=project, version=version, now_us=self.now_us())
 
-    async def retention(self, start_date: str, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
-        """The cohort matrix; ``more`` as `Retention.parse` takes it."""
-        return await self.ask(
-            Retention.parse(start_date=start_date, reporting_zone=self.reporting_zone, **more), project=project
-        )
+    async def ask_for(self, name: str, *, project: str = DEFAULT_PROJECT, **parameters: Any) -> Answer:
+        """Answer the statistic with this name, e.g. ``top-events``.
+
+        Args:
+            name: of `eventcore.statistics.STATISTICS`.
+            project: whose events.
+            parameters: as the statistic's ``parse`` takes them; ``breakdown`` and ``groups`` as `parse_question` does.
+
+        Raises:
+            InvalidQuestion: a parameter has no answer; ``field`` names it.
+            StoreError: the store or the queue does not answer.
+        """
+        question = parse_question(name, **{"reporting_zone": self.reporting_zone} | parameters)
+        return await self.ask(question, project=project)
+
+    async def daily_active_users(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """Distinct users of each local day; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("dau", project=project, from_=from_, to=to, **more)
+
+    async def active_users(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """Distinct users of the 7 or 30 local days that end with each; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("active-users", project=project, from_=from_, to=to, **more)
+
+    async def stickiness(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """Daily by monthly active users; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("stickiness", project=project, from_=from_, to=to, **more)
+
+    async def lifecycle(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """New, returning, resurrected and dormant users; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("lifecycle", project=project, from_=from_, to=to, **more)
+
+    async def event_counts(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """Events over time; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("event-counts", project=project, from_=from_, to=to, **more)
+
+    async def top_events(self, from_: Day, to: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """The most frequent event types; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("top-events", project=project, from_=from_, to=to, **more)
+
+    async def retention(self, start_date: Day, *, project: str = DEFAULT_PROJECT, **more: Any) -> Answer:
+        """The cohort matrix; ``more`` as `ask_for` takes it."""
+        return await self.ask_for("retention", project=project, start_date=start_date, **more)
 
     async def books(self, first: str | date, last: str | date, *, project: str = DEFAULT_PROJECT) -> Sequence[Book]:
         """The ingestion books of the UTC days ``first`` to ``last``, inclusive; days without any are left out.

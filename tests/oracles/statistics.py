@@ -1,71 +1,68 @@
 """The naive oracle: every statistic recomputed from plain events, straight from the definitions.
 
 It is for tests only: what the real implementation answers must equal what this module answers. It
-is written from the design (sections 5 and 6) alone, shares no code with eventcore, and is slow on
+is written from the definitions alone, shares no code with eventcore, and is slow on
 purpose: each statistic walks a list of events. It is not for validating events or parameters:
 events are those that ingestion accepts, in the order of arrival, and a limit or a range that HTTP
 would refuse is not refused here.
 
-An event is a dict {"event_id", "user_id", "event_type", "occurred_at", "properties"}.
+How conditions and breakdown values are read stands in `matching`, dates and hours in `periods`;
+`answering` asks all this with the parameters of HTTP, and knows breakdowns.
+
+An event is a dict {"event_id", "user_id", "event_type", "occurred_at", "properties"}; properties
+are a dict, or its JSON text.
 
 Where the definitions leave a choice open, this is the reading taken here.
 
 Events
 * Every statistic counts an event_id once (`unique`): a list with repeats gives the same answer as
   one without.
-* All data means all data: events after `now` count like any others.
+* All data means all data: events after `now` count like any others, also in periods that have not
+  begun.
 
-Segments
-* The field ends at the first ":" or "=", so a value may hold both and a property key neither.
-* Only `event_type` and `properties.<key>` are fields; anything else, or no separator, is a
-  ValueError.
-* A property that is absent, an array or an object matches nothing. Absent is not null.
-* The text "3" matches the number 3 and the string "3"; "null" matches null and the string "null".
-* A number matches when the text is a JSON number of exactly the same decimal value: 1, 1.0 and
-  1e0 are one number; 01, +1 and " 1" are no JSON numbers. A float has the value of its shortest
-  decimal spelling (0.1 is a tenth).
-
-Dates
-* Ranges, rolling windows, weeks and months are sets of calendar dates. A date that the zone
-  skipped is a date like any other: it is listed, it takes a place in a rolling window or a week, it
-  can be a cohort or a window, and it has no events.
-* `first` after `last` is an empty range, not an error.
+Lifecycle
+* The period right before the first of the range lies outside it, and its users are counted all the
+  same.
 
 Top events
 * `share` divides by the events of the range that match the segments, also those of types beyond
-  `limit`.
+  `limit`. In a group of a breakdown it divides by the events of that group.
 
 Retention
-* A user's first event is the earliest instant, not the earliest local date. They differ where
-  clocks went back over midnight (America/St_Johns until 2010): the later instant can have the
-  earlier date.
+* A user's first event is that on the earliest local date. `retention` itself, called without
+  `first_by="date"`, goes by the earliest instant. They differ where clocks went back over midnight
+  (America/St_Johns until 2010): the later instant can have the earlier date.
 * `cohort_event` and `return_event` of None mean any event. Segments filter both.
 * `first_in_range` looks for the first cohort event from the first date of the first cohort period
   to the last date of the last one.
 * Whether a window has begun or is complete is decided by its own dates and the local date of
   `now`. So under `on_or_after` a complete cell can still grow while later windows run, and return
-  events in windows not yet begun count.
+  events in windows not yet begun count, also in those of a bracket.
 * A cohort whose own period has not begun is listed, with its size and with null for every cell.
 * The overall row has an entry for every window asked; without a complete cell it is
-  {"users": 0, "size": 0, "rate": None}.
-* Weeks may start on any of the seven days, by English name in lower case.
+  {"users": 0, "size": 0, "rate": None}. So it is with brackets, and "to" is there too.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-Event = Mapping[str, Any]
+from tests.oracles.matching import Event, matches
+from tests.oracles.periods import (
+    Period,
+    dates_between,
+    hour_of,
+    hours_between,
+    local_date,
+    period,
+    periods_over,
+)
+
 Row = dict[str, Any]
-Period = tuple[date, date]  # first and last date, both inside
 
 MONTHLY_DATES = 30
-WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def unique(events: Iterable[Event]) -> list[Event]:
@@ -74,11 +71,6 @@ def unique(events: Iterable[Event]) -> list[Event]:
     for event in events:
         first_by_id.setdefault(event["event_id"].lower(), event)
     return list(first_by_id.values())
-
-
-def matches(event: Event, segments: Sequence[str]) -> bool:
-    """Whether this one event fulfils every segment."""
-    return all(_matches_one(event, segment) for segment in segments)
 
 
 def dau(events: Iterable[Event], *, first: date, last: date, tz: str, segments: Sequence[str] = ()) -> list[Row]:
@@ -98,7 +90,7 @@ def active_users(
     """Distinct users of the `window_days` dates that end with each date of the range."""
     sightings = _sightings(events, tz, segments)
     rows = []
-    for day in _dates(first, last):
+    for day in dates_between(first, last):
         users = _users_between(sightings, day - timedelta(days=window_days - 1), day)
         rows.append({"date": day.isoformat(), "users": len(users)})
     return rows
@@ -108,7 +100,7 @@ def stickiness(events: Iterable[Event], *, first: date, last: date, tz: str, seg
     """Users of each date as a part of the users of the 30 dates that end with it."""
     sightings = _sightings(events, tz, segments)
     rows = []
-    for day in _dates(first, last):
+    for day in dates_between(first, last):
         daily = len(_users_between(sightings, day, day))
         monthly = len(_users_between(sightings, day - timedelta(days=MONTHLY_DATES - 1), day))
         rows.append(
@@ -122,6 +114,72 @@ def stickiness(events: Iterable[Event], *, first: date, last: date, tz: str, seg
     return rows
 
 
+def lifecycle(
+    events: Iterable[Event],
+    *,
+    first: date,
+    last: date,
+    interval: str = "day",
+    week_start: str = "monday",
+    tz: str,
+    now: datetime,
+    segments: Sequence[str] = (),
+) -> list[Row]:
+    """The users of each period: new, returning from the period before, resurrected; and those who stayed away."""
+    sightings = _sightings(events, tz, segments)
+    today = local_date(now, ZoneInfo(tz))
+    earliest_dates: dict[str, date] = {}
+    for seen in sightings:
+        earliest_dates[seen.user_id] = min(seen.local_date, earliest_dates.get(seen.user_id, date.max))
+
+    rows = []
+    for start, end in periods_over(first, last, interval, week_start):
+        active = _users_between(sightings, start, end)
+        active_before = _users_between(sightings, *period(start, -1, interval, week_start))
+        new = {user for user in active if start <= earliest_dates[user] <= end}
+        returning = active & active_before
+        resurrected = active - new - active_before
+        dormant = active_before - active
+        rows.append(
+            {
+                "start": start.isoformat(),
+                "new": len(new),
+                "returning": len(returning),
+                "resurrected": len(resurrected),
+                "dormant": len(dormant) if start <= today else None,
+                "complete": end < today,
+            }
+        )
+    return rows
+
+
+def event_counts(
+    events: Iterable[Event],
+    *,
+    first: date,
+    last: date,
+    interval: str = "day",
+    week_start: str = "monday",
+    tz: str,
+    segments: Sequence[str] = (),
+) -> list[Row]:
+    """Events and distinct users of each hour, day, week or month."""
+    sightings = _sightings(events, tz, segments)
+    rows = []
+    if interval == "hour":
+        hours = hours_between(first, last, tz)
+        seen_in: dict[Any, list[Sighting]] = {hour: [] for hour in hours}
+        for seen in sightings:
+            if first <= seen.local_date <= last:
+                seen_in[hour_of(seen.instant, ZoneInfo(tz))].append(seen)
+        for hour, start_text in hours.items():
+            rows.append(_counts(start_text, seen_in[hour]))
+    else:
+        for start, end in periods_over(first, last, interval, week_start):
+            rows.append(_counts(start.isoformat(), [seen for seen in sightings if start <= seen.local_date <= end]))
+    return rows
+
+
 def top_events(
     events: Iterable[Event],
     *,
@@ -129,9 +187,10 @@ def top_events(
     last: date,
     tz: str,
     limit: int = 10,
+    by: Literal["events", "users"] = "events",
     segments: Sequence[str] = (),
 ) -> list[Row]:
-    """The most frequent event types of the range; equal counts stand in code point order of the name."""
+    """The event types with the most events, or users, of the range; equal ones in code point order of the name."""
     in_range = [seen for seen in _sightings(events, tz, segments) if first <= seen.local_date <= last]
     rows: list[Row] = []
     for event_type in {seen.event_type for seen in in_range}:
@@ -144,7 +203,8 @@ def top_events(
                 "share": len(of_type) / len(in_range),
             }
         )
-    rows.sort(key=lambda row: (-row["count"], row["event_type"]))
+    ranked_by = {"events": "count", "users": "users"}[by]
+    rows.sort(key=lambda row: (-row[ranked_by], row["event_type"]))
     return rows[:limit]
 
 
@@ -152,7 +212,7 @@ def retention(
     events: Iterable[Event],
     *,
     start_date: date,
-    windows: int = 3,
+    windows: int | None = None,
     window: Literal["day", "week", "month"] = "day",
     week_start: str = "monday",
     cohorts: int | None = None,
@@ -160,6 +220,8 @@ def retention(
     return_mode: Literal["on", "on_or_after"] = "on",
     cohort_event: str | None = None,
     return_event: str | None = None,
+    brackets: Sequence[int] | None = None,
+    first_by: Literal["instant", "date"] = "instant",
     tz: str,
     now: datetime,
     segments: Sequence[str] = (),
@@ -167,36 +229,43 @@ def retention(
     """The matrix of cohorts and windows 0 to `windows`, and the row that pools its complete cells.
 
     Window k of cohort c is the calendar period c + k, counted from the period that holds `start_date`.
+    Without brackets each window is a cell; with them each bracket of windows is one.
     """
+    windows = last_window(windows, brackets)
     cohort_count = windows + 1 if cohorts is None else cohorts
-    periods = [_period(start_date, number, window, week_start) for number in range(cohort_count + windows)]
-    today = _local_date(now, ZoneInfo(tz))
+    periods = retention_periods(start_date, windows, window, week_start, cohort_count)
+    bounds = _brackets(windows, brackets)
+    today = local_date(now, ZoneInfo(tz))
 
     sightings = _sightings(events, tz, segments)
     cohort_sightings = [seen for seen in sightings if cohort_event in (None, seen.event_type)]
     return_sightings = [seen for seen in sightings if return_event in (None, seen.event_type)]
-    members = _cohort_members(cohort_sightings, periods[:cohort_count], cohort)
+    members = _cohort_members(cohort_sightings, periods[:cohort_count], cohort, first_by)
     returned = [_users_between(return_sightings, first, last) for first, last in periods]
 
     rows = []
     for number in range(cohort_count):
         cells: list[Row | None] = []
-        for k in range(windows + 1):
-            first, last = periods[number + k]
-            if first > today:
+        for begin, end in bounds:
+            if periods[number + begin][0] > today:
                 cells.append(None)
                 continue
-            users = members[number] & _returners(returned, number + k, number + windows, return_mode)
+            users = members[number] & _returners(returned, number + begin, number + end, number + windows, return_mode)
             cells.append(
                 {
-                    "window": k,
+                    "window": begin,
+                    "to": end,
                     "users": len(users),
                     "rate": _ratio(len(users), len(members[number])),
-                    "complete": last < today,
+                    "complete": periods[number + end][1] < today,
                 }
             )
         rows.append({"start": periods[number][0].isoformat(), "size": len(members[number]), "cells": cells})
-    return {"cohorts": rows, "overall": [_pool_complete_cells(rows, k) for k in range(windows + 1)]}
+    overall = [_pool_complete_cells(rows, position, begin, end) for position, (begin, end) in enumerate(bounds)]
+    if brackets is None:
+        for cell in [*overall, *(cell for row in rows for cell in row["cells"] if cell is not None)]:
+            del cell["to"]
+    return {"cohorts": rows, "overall": overall}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,85 +283,62 @@ def _sightings(events: Iterable[Event], tz: str, segments: Sequence[str]) -> lis
     sightings = []
     for event in unique(events):
         if matches(event, segments):
-            instant = datetime.fromisoformat(event["occurred_at"].upper())
+            instant = instant_of(event)
             sightings.append(
                 Sighting(
                     user_id=event["user_id"],
                     event_type=event["event_type"],
                     instant=instant.astimezone(UTC),
-                    local_date=_local_date(instant, zone),
+                    local_date=local_date(instant, zone),
                 )
             )
     return sightings
 
 
-def _local_date(instant: datetime, zone: ZoneInfo) -> date:
-    if instant.utcoffset() is None:
-        raise ValueError(f"no offset: {instant}")
-    return instant.astimezone(zone).date()
-
-
-def _matches_one(event: Event, segment: str) -> bool:
-    parsed = re.fullmatch(r"(event_type|properties\.([^:=]*))[:=](.*)", segment, re.DOTALL)
-    if parsed is None:
-        raise ValueError(f"not a segment: {segment}")
-    field, key, text = parsed.groups()
-    if field == "event_type":
-        return bool(event["event_type"] == text)
-    return key in event["properties"] and _is_spelled(event["properties"][key], text)
-
-
-def _is_spelled(value: object, text: str) -> bool:
-    if isinstance(value, str):
-        return value == text
-    if value is None:
-        return text == "null"
-    if isinstance(value, bool):
-        return text == ("true" if value else "false")
-    if isinstance(value, int | float):
-        return JSON_NUMBER.fullmatch(text) is not None and Decimal(text) == Decimal(repr(value))
-    return False
-
-
-def _dates(first: date, last: date) -> list[date]:
-    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
+def instant_of(event: Event) -> datetime:
+    """When it happened."""
+    return datetime.fromisoformat(event["occurred_at"].upper())
 
 
 def _users_between(sightings: Iterable[Sighting], first: date, last: date) -> set[str]:
     return {seen.user_id for seen in sightings if first <= seen.local_date <= last}
 
 
+def _counts(start: str, sightings: list[Sighting]) -> Row:
+    return {"start": start, "count": len(sightings), "users": len({seen.user_id for seen in sightings})}
+
+
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _period(start_date: date, number: int, window: str, week_start: str) -> Period:
-    """The dates of the `number`-th day, week or month after the one that holds `start_date`."""
-    if window == "day":
-        first = start_date + timedelta(days=number)
-        return first, first
-    if window == "week":
-        days_into_week = (start_date.weekday() - WEEKDAYS.index(week_start)) % 7
-        first = start_date - timedelta(days=days_into_week) + timedelta(days=7 * number)
-        return first, first + timedelta(days=6)
-    if window == "month":
-        first = _first_of_month(start_date, number)
-        return first, _first_of_month(start_date, number + 1) - timedelta(days=1)
-    raise ValueError(f"not a window: {window}")
+def last_window(windows: int | None, brackets: Sequence[int] | None) -> int:
+    """The last window asked."""
+    if windows is not None:
+        return windows
+    return 3 if brackets is None else brackets[-1]
 
 
-def _first_of_month(day: date, months_later: int) -> date:
-    months = day.month - 1 + months_later
-    return date(day.year + months // 12, months % 12 + 1, 1)
+def _brackets(windows: int, brackets: Sequence[int] | None) -> list[tuple[int, int]]:
+    """The first and last window of each cell."""
+    if brackets is None:
+        return [(number, number) for number in range(windows + 1)]
+    ends = [begin - 1 for begin in brackets[1:]]
+    return list(zip(brackets, [*ends, windows], strict=True))
 
 
-def _cohort_members(sightings: list[Sighting], periods: list[Period], cohort: str) -> list[set[str]]:
+def retention_periods(start_date: date, windows: int, window: str, week_start: str, cohorts: int) -> list[Period]:
+    """The periods of all cohorts and windows."""
+    return [period(start_date, number, window, week_start) for number in range(cohorts + windows)]
+
+
+def _cohort_members(sightings: list[Sighting], periods: list[Period], cohort: str, first_by: str) -> list[set[str]]:
     """The users of each cohort period."""
     if cohort == "first_ever":
-        counted = _first_of_each_user(sightings)
+        counted = _first_of_each_user(sightings, first_by)
     elif cohort == "first_in_range":
         in_range = [seen for seen in sightings if any(first <= seen.local_date <= last for first, last in periods)]
-        counted = _first_of_each_user(in_range)
+        counted = _first_of_each_user(in_range, first_by)
     elif cohort == "recurring":
         counted = sightings
     else:
@@ -300,26 +346,34 @@ def _cohort_members(sightings: list[Sighting], periods: list[Period], cohort: st
     return [_users_between(counted, first, last) for first, last in periods]
 
 
-def _first_of_each_user(sightings: list[Sighting]) -> list[Sighting]:
+def _first_of_each_user(sightings: list[Sighting], first_by: str) -> list[Sighting]:
     first_by_user: dict[str, Sighting] = {}
     for seen in sightings:
         known = first_by_user.get(seen.user_id)
-        if known is None or seen.instant < known.instant:
+        if known is None or _order(seen, first_by) < _order(known, first_by):
             first_by_user[seen.user_id] = seen
     return list(first_by_user.values())
 
 
-def _returners(returned: list[set[str]], this: int, last_asked: int, return_mode: str) -> set[str]:
-    """The users who came back in period `this`, or up to the last window asked of their cohort."""
+def _order(seen: Sighting, first_by: str) -> Any:
+    if first_by == "instant":
+        return seen.instant
+    if first_by == "date":
+        return seen.local_date
+    raise ValueError(f"not an order: {first_by}")
+
+
+def _returners(returned: list[set[str]], begin: int, end: int, last_asked: int, return_mode: str) -> set[str]:
+    """The users who came back in the periods `begin` to `end`, or up to the last window asked of their cohort."""
     if return_mode == "on":
-        return returned[this]
+        return set().union(*returned[begin : end + 1])
     if return_mode == "on_or_after":
-        return set().union(*returned[this : last_asked + 1])
+        return set().union(*returned[begin : last_asked + 1])
     raise ValueError(f"not a return mode: {return_mode}")
 
 
-def _pool_complete_cells(rows: list[Row], k: int) -> Row:
-    complete = [row for row in rows if row["cells"][k] is not None and row["cells"][k]["complete"]]
-    users = sum(row["cells"][k]["users"] for row in complete)
+def _pool_complete_cells(rows: list[Row], position: int, begin: int, end: int) -> Row:
+    complete = [row for row in rows if row["cells"][position] is not None and row["cells"][position]["complete"]]
+    users = sum(row["cells"][position]["users"] for row in complete)
     size = sum(row["size"] for row in complete)
-    return {"window": k, "users": users, "size": size, "rate": _ratio(users, size)}
+    return {"window": begin, "to": end, "users": users, "size": size, "rate": _ratio(users, size)}

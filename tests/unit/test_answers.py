@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventcore.activity import ActivityQuery, ActivitySnapshot, Condition, Selection, Tallying
+from eventcore.activity import ActivityQuery, ActivitySnapshot, Tallying
 from eventcore.answers import Answer, answer, answer_json, parse_segments, segment_texts
 from eventcore.calendar import to_instant
+from eventcore.conditions import Condition, Selection, equals, read_properties
 from eventcore.errors import InvalidQuestion, Kind
 from eventcore.ports import Pending
 from eventcore.retention import Retention
@@ -162,13 +163,44 @@ def test_a_definition_repeats_no_more_than_64_characters_of_a_type() -> None:
     ],
 )
 def test_the_first_sign_after_the_field_ends_it(text: str, field: str, value: str) -> None:
-    assert parse_segments([text]) == Selection((Condition(field, value),))
+    assert parse_segments([text]) == Selection((equals(field, value),))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("event_type!=a", Condition("event_type", ("a",), "not in")),
+        ("event_type!:a", Condition("event_type", ("a",), "not in")),
+        ("event_type in a,b", Condition("event_type", ("a", "b"))),
+        ("event_type exists", Condition("event_type", (), "exists")),
+        ("properties.a!=b=c", Condition("properties.a", ("b=c",), "not in")),
+        ("properties.a in b:c,d!=e", Condition("properties.a", ("b:c", "d!=e"))),
+        (r"properties.a in b\,c,d\\,e\f", Condition("properties.a", ("b,c", "d\\", "e\\f"))),
+        ("properties.a in ,b,", Condition("properties.a", ("", "b"))),
+        ("properties.a in ", Condition("properties.a", ("",))),
+        ("properties.a in b,b", Condition("properties.a", ("b",))),
+        ("properties.a b exists", Condition("properties.a b", (), "exists")),
+        ("properties.exists exists", Condition("properties.exists", (), "exists")),
+        ("properties.a:b exists", Condition("properties.a", ("b exists",))),
+        ("properties.in:x", Condition("properties.in", ("x",))),
+    ],
+)
+def test_operators_are_read_and_written(text: str, expected: Condition) -> None:
+    assert parse_segments([text]) == Selection((expected,))
+    assert parse_segments(segment_texts(Selection((expected,)))) == Selection((expected,))
 
 
 @pytest.mark.parametrize(
     ("text", "code"),
     [
         ("", "invalid_segment"),
+        ("event_type in a,,b", "empty_event_type"),
+        ("event_type in " + ",".join(map(str, range(101))), "too_many_values"),
+        ("properties.a in " + "x" * 256, "too_long"),
+        ("properties.:U:A", "invalid_segment"),
+        ("properties. exists", "invalid_segment"),
+        ("event_type  exists", "invalid_segment"),
+        ("event_type exists ", "invalid_segment"),
         ("purchase", "invalid_segment"),
         ("event_type", "invalid_segment"),
         ("event_types:a", "invalid_segment"),
@@ -199,7 +231,7 @@ def test_a_segment_that_is_none_is_refused_without_an_echo(text: str, code: str)
 
 
 def test_a_malformed_segment_is_told_the_accepted_forms() -> None:
-    with pytest.raises(InvalidQuestion, match=r"event_type:VALUE or properties\.NAME:VALUE"):
+    with pytest.raises(InvalidQuestion, match=r"FIELD:VALUE .* event_type or properties\.NAME"):
         parse_segments(["country:UA"])
 
 
@@ -240,7 +272,9 @@ def test_one_text_is_one_segment() -> None:
 )
 def test_segments_select_what_the_oracle_selects(texts: list[str], properties: dict[str, Any], event_type: str) -> None:
     event = {"event_type": event_type, "properties": properties}
-    assert parse_segments(texts).matches(event_type, json.dumps(properties)) == oracle.matches(event, texts)
+    assert parse_segments(texts).matches(event_type, read_properties(json.dumps(properties))) == oracle.matches(
+        event, texts
+    )
 
 
 # Parameters of every kind

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from eventcore.activity import ActivityQuery, Condition, Selection, Tallying
+from eventcore.activity import ActivityQuery, Tallying
 from eventcore.bitmaps import Kept, Plan, stored_quarters
 from eventcore.calendar import QUARTER_US, day_spans, find_zone, on_quarters
+from eventcore.conditions import Selection, equals
 from eventcore.projection import (
     ANY_TYPE,
     DAY,
@@ -108,14 +109,14 @@ def counted(query: ActivityQuery, seen: list[Fact]):
         if slot is None:
             continue
         for index, selection in enumerate(query.selections):
-            if selection.matches(NAMES[fact.kind], "{}"):
+            if selection.admits(NAMES[fact.kind]):
                 tallying.add(index, slot, NAMES[fact.kind], BitMap([fact.user]), 1)
     return tallying.snapshot("activity")
 
 
 def selections() -> st.SearchStrategy[tuple[Selection, ...]]:
     one = st.sampled_from((None, "visit", "signup", "never seen"))
-    made = one.map(lambda name: Selection() if name is None else Selection((Condition("event_type", name),)))
+    made = one.map(lambda name: Selection() if name is None else Selection((equals("event_type", name),)))
     return st.lists(made, min_size=1, max_size=3).map(tuple)
 
 
@@ -140,7 +141,7 @@ def queries(draw: st.DrawFn) -> ActivityQuery:
         project="default",
         slots=tuple(tuple(slot) for slot in slots),
         selections=draw(selections()),
-        by_type=draw(st.booleans()),
+        split=draw(st.sampled_from((None, "event_type"))),
         history=draw(st.booleans()),
     )
 

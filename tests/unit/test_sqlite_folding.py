@@ -50,7 +50,7 @@ QUERY = ActivityQuery(
         (((AN_INSTANT_US // DAY_US + day) * DAY_US, (AN_INSTANT_US // DAY_US + day + 1) * DAY_US),)
         for day in range(-1, 4)
     ),
-    by_type=True,
+    split="event_type",
     history=True,
 )
 

@@ -1,7 +1,6 @@
 """What is special to reading from a file: windows, what is kept between answers, and which indexes are used."""
 
 import asyncio
-import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator
@@ -9,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 import adapters.sqlite.counting
@@ -18,14 +17,14 @@ import adapters.sqlite.rows
 import adapters.sqlite.store
 from adapters.memory import open_store as open_memory_store
 from adapters.sqlite import open_store
-from adapters.sqlite.counting import _needles
 from adapters.sqlite.statements import statements
-from eventcore.activity import ActivityQuery, Condition, Selection
+from eventcore.activity import ActivityQuery
 from eventcore.calendar import QUARTER_US
+from eventcore.conditions import Selection, equals
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Event
 from eventcore.ports import EventStore
-from eventcore.strategies import HOSTILE_KEYS, HOSTILE_TEXTS, a_chunk, an_event, an_id, json_objects, spellings
+from eventcore.strategies import HOSTILE_TEXTS, a_chunk, an_event, an_id
 
 HOUR = 4 * QUARTER_US
 
@@ -56,13 +55,13 @@ def some_events(count: int) -> list[Event]:
 
 
 def a_query(*, off_quarters: bool = False, plan: str | None = None, **changes: Any) -> ActivityQuery:
-    conditions = () if plan is None else (Condition("properties.plan", plan),)
+    conditions = () if plan is None else (equals("properties.plan", plan),)
     shift = 1 if off_quarters else 0
     values: dict[str, Any] = {
         "project": "default",
         "slots": tuple(((start * HOUR + shift, (start + 3) * HOUR + shift),) for start in (1, 4, 8)),
-        "selections": (Selection(conditions), Selection((*conditions, Condition("event_type", "type 1")))),
-        "by_type": True,
+        "selections": (Selection(conditions), Selection((*conditions, equals("event_type", "type 1")))),
+        "split": "event_type",
         "history": True,
     }
     return ActivityQuery(**{**values, **changes})
@@ -70,12 +69,12 @@ def a_query(*, off_quarters: bool = False, plan: str | None = None, **changes: A
 
 QUERIES = {
     "quarters": a_query(),
-    "one type only": a_query(selections=(Selection((Condition("event_type", "type 2"),)),)),
-    "no type at all": a_query(selections=(Selection((Condition("event_type", "type 9"),)),)),
+    "one type only": a_query(selections=(Selection((equals("event_type", "type 2"),)),)),
+    "no type at all": a_query(selections=(Selection((equals("event_type", "type 9"),)),)),
     "off quarters": a_query(off_quarters=True),
     "a property": a_query(plan="free"),
-    "a property and not": a_query(selections=(Selection(), Selection((Condition("properties.n", "3.0"),)))),
-    "without history": a_query(history=False, by_type=False, plan="pro"),
+    "a property and not": a_query(selections=(Selection(), Selection((equals("properties.n", "3.0"),)))),
+    "without history": a_query(history=False, split=None, plan="pro"),
 }
 
 
@@ -119,7 +118,7 @@ async def test_what_is_kept_between_answers_changes_none(store: EventStore) -> N
                 selection.before.add(99)
                 for tally in selection.slots:
                     tally.users.clear()
-                    for part in tally.types.values():
+                    for part in tally.parts.values():
                         part.users.clear()
 
 
@@ -170,9 +169,7 @@ async def test_many_ask_at_once_while_much_is_written(store: EventStore) -> None
     async def read() -> None:
         counted = 0
         while counted < len(events):
-            snapshot = await store.activity(
-                a_query(slots=(((0, 13 * HOUR),),), selections=(Selection(),), by_type=False)
-            )
+            snapshot = await store.activity(a_query(slots=(((0, 13 * HOUR),),), selections=(Selection(),), split=None))
             [tally] = snapshot.selections[0].slots
             assert tally.events >= counted
             counted = tally.events
@@ -206,32 +203,14 @@ async def test_a_reader_cannot_write(store: EventStore) -> None:
 _texts = st.one_of(st.sampled_from(HOSTILE_TEXTS), st.sampled_from(("1", "1.0", "-0", " 1", "true", "null", "a")))
 
 
-@st.composite
-def spelled_with_condition(draw: st.DrawFn) -> tuple[str, Selection]:
-    """Properties in some spelling, and a selection of one or two of their members."""
-    value = draw(json_objects(depth=1)) | draw(st.dictionaries(st.sampled_from(HOSTILE_KEYS), _texts, min_size=1))
-    keys = draw(st.lists(st.sampled_from(sorted(value)), min_size=1, max_size=2, unique=True))
-    conditions = []
-    for key in keys:
-        own = value[key] if isinstance(value[key], str) else json.dumps(value[key])
-        conditions.append(Condition(f"properties.{key}", draw(st.one_of(st.just(own), _texts))))
-    return draw(spellings(value)), Selection(tuple(conditions))
-
-
-@given(spelled_with_condition())
-def test_the_prefilter_never_hides_a_match(case: tuple[str, Selection]) -> None:
-    properties, selection = case
-    if selection.matches("page_view", properties):
-        assert "\\" in properties or all(needle in properties for needle in _needles([selection]))
-
-
-def test_the_prefilter_serves_all_selections() -> None:
-    one = Selection((Condition("properties.plan", "pro"), Condition("properties.country", "UA")))
-    other = Selection((Condition("properties.plan", "pro"), Condition("properties.n", "1")))
-    assert _needles([one]) == ('"country"', '"plan"')
-    assert set(_needles([one, other])) == {'"plan"', '"pro"'}
-    assert _needles([other]) == ('"plan"', '"pro"')
-    assert _needles([one, Selection()]) == ("", "")
+async def test_a_question_about_properties_is_given_up_in_time(store: EventStore) -> None:
+    await store.append([a_chunk(an_event())])
+    query = msgspec.structs.replace(a_query(plan="pro"), seconds=1e-9)
+    with pytest.raises(StoreError) as refused:
+        await store.activity(query)
+    assert (refused.value.kind, refused.value.code) == (Kind.TIMEOUT, "question_too_slow")
+    assert "properties" in refused.value.message
+    assert (await store.activity(a_query(plan="pro"))).computed_from == "events"
 
 
 LARGE = ("events", "event_ledger", "users", "activity_delta", "conflicts", "dead_events", "chunks")

@@ -63,7 +63,7 @@ def about_days(*days: int) -> ActivityQuery:
     return ActivityQuery(
         project="default",
         slots=tuple((((DAY + day) * DAY_US, (DAY + day + 1) * DAY_US),) for day in days or range(-1, 7)),
-        by_type=True,
+        split="event_type",
         history=True,
     )
 
@@ -164,7 +164,7 @@ async def test_damage_is_told_with_the_way_out(store: EventStore, path: Path) ->
     late = some(100, 5)
     outcome = await asyncio.gather(
         store.activity(about_days()),
-        store.activity(msgspec.structs.replace(about_days(), by_type=False)),
+        store.activity(msgspec.structs.replace(about_days(), split=None)),
         store.append([late]),
         store.fold(ALL),
         store.append([some(200, 5)]),

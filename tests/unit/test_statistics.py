@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from eventcore.activity import ActivityQuery, ActivitySnapshot, Selection, Tallying
+from eventcore.activity import ActivityQuery, ActivitySnapshot, Tallying
 from eventcore.answers import Question
 from eventcore.calendar import to_datetime, to_instant
+from eventcore.conditions import Selection, read_properties
 from eventcore.errors import InvalidQuestion
 from eventcore.statistics import DailyActiveUsers, TopEvents
 from tests.oracles import statistics as oracle
@@ -58,7 +59,7 @@ def snapshot_of(query: ActivityQuery, happenings: Sequence[Happening]) -> Activi
         key = keys.setdefault(user_id, len(keys))
         slot = tallying.slot_at(instant_us)
         for number, selection in enumerate(query.selections):
-            if slot is not None and selection.matches(event_type, json.dumps(dict(properties))):
+            if slot is not None and selection.matches(event_type, read_properties(json.dumps(dict(properties)))):
                 tallying.add(number, slot, event_type, BitMap([key]), 1)
     return tallying.snapshot("events")
 
@@ -255,7 +256,7 @@ def test_top_events_ask_for_one_span_however_long_the_range_is() -> None:
         project="default",
         slots=(((to_instant(new_year), to_instant(new_year.replace(year=2026))),),),
         selections=(Selection(),),
-        by_type=True,
+        split="event_type",
     )
 
 

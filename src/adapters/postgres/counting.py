@@ -18,16 +18,18 @@ from pyroaring import BitMap
 from adapters.postgres.connections import SNAPSHOT, Session
 from adapters.postgres.remembering import Changed, Memory, Recall, Version
 from adapters.postgres.rows import unpack
-from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Condition, Selection, Tallying, needs_events
+from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Matching, Tallying, needs_events
 from eventcore.bitmaps import Period, Plan, stored_quarters
+from eventcore.breakdown import broken_down, ranked, ranking
 from eventcore.calendar import QUARTER_US, Interval, find_zone
+from eventcore.conditions import Condition, Selection, needles
 from eventcore.projection import ANY_TYPE
 
 EARLIEST_US = -62_135_596_800_000_000
 """The year 1, long before anything can have happened; at a quarter of an hour."""
 
 _EVENTS_AT_ONCE = 2_000
-_NO_EVENTS = Selection((Condition("event_type", "this"), Condition("event_type", "that")))
+_NO_EVENTS = Selection((Condition("event_type"),))
 _PERIODS = msgspec.msgpack.Decoder(list[Period])
 
 
@@ -48,15 +50,24 @@ async def read_activity(session: Session, query: ActivityQuery, memory: Memory, 
         memory: of this store.
         from_copy: whether the session may be on a replica, which may be behind.
     """
-    tallying = Tallying(query)
     # Before the snapshot, which may then only have more than is said here.
     found = await session.first("as_of") if from_copy else None
-    async with session.transaction(SNAPSHOT):
-        head = await session.first("question", project=query.project)
-        if head is not None and tallying.bounds_us != (0, 0):
-            names = await _read_names(session, query, head["project_key"])
-            await _Counting(session, query, tallying, head, names, memory).count()
     as_of_us = None if found is None else int(found[0])
+    async with session.transaction(SNAPSHOT):
+        if query.breakdown is None:
+            return await _tally(session, query, memory, as_of_us)
+        order = await _tally(session, ranking(query, query.breakdown), memory, as_of_us)
+        groups = ranked(order, query.breakdown)
+        snapshot = await _tally(session, broken_down(query, query.breakdown, groups), memory, as_of_us)
+        return msgspec.structs.replace(snapshot, groups=groups)
+
+
+async def _tally(session: Session, query: ActivityQuery, memory: Memory, as_of_us: int | None) -> ActivitySnapshot:
+    tallying = Tallying(query)
+    head = await session.first("question", project=query.project)
+    if head is not None and tallying.bounds_us != (0, 0):
+        names = await _read_names(session, query, head["project_key"])
+        await _Counting(session, query, tallying, head, names, memory).count()
     return tallying.snapshot("events" if needs_events(query) else "activity", as_of_us)
 
 
@@ -64,10 +75,11 @@ async def _read_names(session: Session, query: ActivityQuery, project_key: int) 
     """The names, by their keys, of the types that a question tells apart; there may be thousands of others."""
     named: set[str] | None = set()
     for selection in query.selections:
-        if query.by_type or selection.properties:
+        if query.split is not None or selection.properties:
             named = None
-        elif named is not None:
-            named |= selection.event_types or set()
+        elif named is not None and not selection.any_type:
+            of_selection = selection.event_types
+            named = None if of_selection is None else named | of_selection
     if named is not None and not named:
         return {}
     return dict(
@@ -106,14 +118,15 @@ class _Counting:
 
     async def count(self) -> None:
         selections = list(enumerate(self._query.selections))
-        plain = [(index, selection) for index, selection in selections if not selection.properties]
+        split_by_property = self._query.split not in (None, "event_type")
+        plain = [] if split_by_property else [one for one in selections if not one[1].properties]
         if plain:
             kinds = {index: self._kinds(selection) for index, selection in plain}
             quarters, ends = _take_apart(self._intervals())
             await self._recall(quarters)
             await self._tally("tally_activity", quarters, kinds)
             await self._tally("tally_events", ends, kinds)
-        by_property = [(index, selection) for index, selection in selections if selection.properties]
+        by_property = [one for one in selections if split_by_property or one[1].properties]
         if by_property:
             await self._scan(by_property)
 
@@ -125,8 +138,9 @@ class _Counting:
 
     def _kinds(self, selection: Selection) -> frozenset[int] | None:
         """The types that matter to a selection, None when all do."""
-        wanted = selection.event_types
-        return None if wanted is None else frozenset(key for key, name in self._names.items() if name in wanted)
+        if selection.any_type:
+            return None
+        return frozenset(key for key, name in self._names.items() if selection.admits(name))
 
     async def _recall(self, quarters: Sequence[_Piece]) -> None:
         """Count what is folded."""
@@ -187,7 +201,7 @@ class _Counting:
             bounds=bounds,
             wanted=[slot is not None for slot in slots],
             type_keys=type_keys,
-            told=self._query.by_type or any(kind is not None for kind in kinds.values()),
+            told=self._query.split is not None or any(kind is not None for kind in kinds.values()),
         )
         # In a thread, because there may be millions of keys.
         await asyncio.to_thread(self._add, rows, slots, kinds)
@@ -211,6 +225,8 @@ class _Counting:
         type_keys = _all_of(self._kinds(selection) for _, selection in selections)
         if type_keys == []:
             return
+        indexes = [index for index, _ in selections]
+        matching = Matching(msgspec.structs.replace(self._query, selections=tuple(one for _, one in selections)))
         start_us, end_us = self._tallying.bounds_us
         async for rows in self._session.scan(
             "scan_events",
@@ -219,22 +235,21 @@ class _Counting:
             start=EARLIEST_US if self._query.history else start_us,
             end=end_us,
             type_keys=type_keys,
-            needles=_needles([selection for _, selection in selections]),
+            needles=needles([selection for _, selection in selections]),
         ):
             # In a thread, because looking at properties takes microseconds for each event.
-            await asyncio.to_thread(self._look_at, rows, selections)
+            await asyncio.to_thread(self._look_at, rows, matching, indexes)
 
-    def _look_at(self, rows: Iterable[Any], selections: Sequence[tuple[int, Selection]]) -> None:
-        users: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
+    def _look_at(self, rows: Iterable[Any], matching: Matching, indexes: Sequence[int]) -> None:
+        users: defaultdict[tuple[int, int, str | None], list[int]] = defaultdict(list)
         for occurred_us, type_key, user_key, properties in rows:
             slot = self._tallying.slot_at(occurred_us)
             if slot is None:
                 continue
-            for index, selection in selections:
-                if selection.matches(self._names[type_key], properties):
-                    users[index, slot, type_key].append(user_key)
-        for (index, slot, type_key), found in users.items():
-            self._tallying.add(index, slot, self._names[type_key], BitMap(found), len(found))
+            for index, part in matching.find(self._names[type_key], properties):
+                users[indexes[index], slot, part].append(user_key)
+        for (index, slot, part), found in users.items():
+            self._tallying.add(index, slot, part, BitMap(found), len(found))
 
 
 def _all_of(kinds: Iterable[frozenset[int] | None]) -> list[int] | None:
@@ -295,21 +310,3 @@ def _bounds(pieces: Sequence[_Piece]) -> tuple[list[int], list[int | None]]:
         bounds.append(end)
         slots.append(None)
     return bounds, slots
-
-
-def _needles(selections: Sequence[Selection]) -> list[str]:
-    """Texts that the properties of every event matching any selection hold, as far as no backslash is in them.
-
-    A prefilter only: a key stands there in quotes, and a string as it is; a number may be spelled in other ways. What
-    JSON must escape (a quote, a backslash, a control character) comes with a backslash.
-    """
-    common: set[str] | None = None
-    for selection in selections:
-        own = {f'"{key}"' for key, _ in selection.properties}
-        own |= {f'"{value}"' for _, value in selection.properties if not _may_be_other_than_text(value)}
-        common = own if common is None else common & own
-    return sorted(common or ())
-
-
-def _may_be_other_than_text(value: str) -> bool:
-    return value in ("true", "false", "null") or value.lstrip("-")[:1].isdigit()

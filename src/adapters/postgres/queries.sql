@@ -287,6 +287,14 @@ FROM projects AS p LEFT JOIN LATERAL (
 ) AS newest ON true
 WHERE name = :project
 
+-- name: version
+-- The epoch, and for a project: how many events are stored, and its newest fold. Rides primary keys.
+SELECT
+    (SELECT value FROM store WHERE key = 'epoch'),
+    (SELECT sum(stored) FROM ingestion_books AS b WHERE b.project_key = p.project_key),
+    (SELECT mark FROM activity_folds AS f WHERE f.project_key = p.project_key ORDER BY fold DESC LIMIT 1)
+FROM projects AS p WHERE name = :project
+
 -- name: as_of
 -- Up to when a replica has everything: the last commit that it has replayed, or what it began with. An idle primary looks
 -- like one that is far away, which is true in that nothing newer is claimed. Null where this is no replica.

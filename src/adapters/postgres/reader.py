@@ -42,6 +42,12 @@ async def epoch(session: Session) -> str:
     return str((await session.first("setting", key="epoch"))[0])
 
 
+async def version(session: Session, project: str) -> str:
+    """See `EventStore.version`."""
+    found = await session.first("version", project=project)
+    return "nothing" if found is None else repr(tuple(found))
+
+
 async def describe(session: Session, partition_us: int | None) -> StoreDescription:
     """See `EventStore.describe`; on a connection that writes, because what it was told about durability counts."""
     _, extension = await session.first("is_available")

@@ -25,6 +25,7 @@ from adapters.postgres.upkeep import Upkeep
 from adapters.postgres.verifying import differences
 from adapters.postgres.writer import Writer
 from eventcore.activity import ActivityQuery, ActivitySnapshot
+from eventcore.errors import too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.ports import EventStore, Rebuilt, StoreDescription
 from eventcore.rebuilding import known_zone
@@ -156,9 +157,19 @@ class PostgresStore:
 
     async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
         """See `EventStore.activity`."""
+        from_copy = self._read_address is not self._address
+        limit = asyncio.timeout(query.seconds)
+        try:
+            async with limit, self._readers.lend() as session:
+                return await read_activity(session, query, self._memory, from_copy=from_copy)
+        except TimeoutError as error:
+            assert query.seconds is not None, "without a limit there is no end of it"
+            raise too_slow(query.seconds) from error
+
+    async def version(self, project: str) -> str:
+        """See `EventStore.version`."""
         async with self._readers.lend() as session:
-            from_copy = self._read_address is not self._address
-            return await read_activity(session, query, self._memory, from_copy=from_copy)
+            return await reader.version(session, project)
 
     async def fold(self, most_events: int) -> int:
         """See `EventStore.fold`."""

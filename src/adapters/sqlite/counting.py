@@ -18,9 +18,19 @@ from adapters.sqlite.database import Damaged, Database
 from adapters.sqlite.folding import projection_zone
 from adapters.sqlite.reader import epoch, project_key
 from adapters.sqlite.rows import unpack
-from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Selection, Tallying, needs_events
+from eventcore.activity import (
+    BEFORE,
+    ActivityQuery,
+    ActivitySnapshot,
+    Matching,
+    Tallying,
+    looks_at_properties,
+    needs_events,
+)
 from eventcore.bitmaps import Kept, Period, Plan, Wanted, stored_quarters
+from eventcore.breakdown import answer_in_parts
 from eventcore.calendar import QUARTER_US
+from eventcore.conditions import Selection, needles
 from eventcore.projection import Key
 
 KEPT_BYTES = 32 * 1024 * 1024
@@ -68,15 +78,18 @@ class Counting:
     def activity(self, database: Database, query: ActivityQuery) -> ActivitySnapshot:
         """See `EventStore.activity`; runs in a read transaction that has read nothing yet."""
         if needs_events(query):
-            return _from_events(database, query)
-        tallying = Tallying(query)
+            return answer_in_parts(query, lambda asked: _from_events(database, asked))
         # The snapshot begins with the first statement, so behind the lock it is never older than what is kept.
         with self._lock:
-            key = project_key(database, query.project)
-            if key is not None:
-                zone = self._same_store(database)
-                names = self._tally_rows(database, key, query, zone, tallying)
-                _tally_deltas(query, self._unpacked(database, key), names, tallying)
+            return answer_in_parts(query, lambda asked: self._from_rows(database, asked))
+
+    def _from_rows(self, database: Database, query: ActivityQuery) -> ActivitySnapshot:
+        tallying = Tallying(query)
+        key = project_key(database, query.project)
+        if key is not None:
+            zone = self._same_store(database)
+            names = self._tally_rows(database, key, query, zone, tallying)
+            _tally_deltas(query, self._unpacked(database, key), names, tallying)
         return tallying.snapshot("activity")
 
     def _same_store(self, database: Database) -> ZoneInfo:
@@ -193,7 +206,7 @@ def _tally_deltas(query: ActivityQuery, unpacked: _Unpacked, names: Sequence[str
         if slot is None or (slot == BEFORE and not query.history):
             continue
         for kind, group in of_quarter.items():
-            part = kind if query.by_type else 0
+            part = 0 if query.split is None else kind
             for selection, kinds in enumerate(wanted):
                 if kinds is None or kind in kinds:
                     groups[selection, slot, part].append(group)
@@ -203,8 +216,8 @@ def _tally_deltas(query: ActivityQuery, unpacked: _Unpacked, names: Sequence[str
 
 
 def _type_keys(selection: Selection, names: Sequence[str]) -> frozenset[int] | None:
-    wanted = selection.event_types
-    return None if wanted is None else frozenset(key for key, name in enumerate(names) if name in wanted)
+    """The types that matter to a selection, None when all do."""
+    return None if selection.any_type else frozenset(key for key, name in enumerate(names) if selection.admits(name))
 
 
 def _from_events(database: Database, query: ActivityQuery) -> ActivitySnapshot:
@@ -216,10 +229,11 @@ def _from_events(database: Database, query: ActivityQuery) -> ActivitySnapshot:
     names = _names(database, key)
     of_selections = [_type_keys(selection, names) for selection in query.selections]
     kinds = None if None in of_selections else frozenset().union(*filter(None, of_selections))
-    with_properties = any(selection.properties for selection in query.selections)
-    needle_1, needle_2 = _needles(query.selections)
+    matching = Matching(query)
+    needle_1, needle_2, *_ = (*needles(query.selections), "", "")
     event_key = 0
     while True:
+        database.check_time()
         (rows,) = database.first(
             "scan_events",
             project_key=key,
@@ -229,11 +243,11 @@ def _from_events(database: Database, query: ActivityQuery) -> ActivitySnapshot:
             type_keys=None if kinds is None else msgspec.json.encode(sorted(kinds)).decode(),
             needle_1=needle_1,
             needle_2=needle_2,
-            with_properties=with_properties,
+            with_properties=looks_at_properties(query),
             rows=_EVENTS_AT_ONCE,
         )
         events = _decode_events(rows)
-        _count(events, names, query, tallying)
+        _count(events, names, query, matching, tallying)
         if len(events) < _EVENTS_AT_ONCE:
             return tallying.snapshot("events")
         event_key = max(found[0] for found in events)
@@ -243,35 +257,18 @@ _EARLIEST_US = -(2**63)
 
 
 def _count(
-    events: Iterable[tuple[int, int, int, int, str]], names: Sequence[str], query: ActivityQuery, tallying: Tallying
+    events: Iterable[tuple[int, int, int, int, str]],
+    names: Sequence[str],
+    query: ActivityQuery,
+    matching: Matching,
+    tallying: Tallying,
 ) -> None:
-    users: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
+    users: defaultdict[tuple[int, int, str | None], list[int]] = defaultdict(list)
     for _, user, kind, occurred_us, properties in events:
         slot = tallying.slot_at(occurred_us)
         if slot is None or (slot == BEFORE and not query.history):
             continue
-        for index, selection in enumerate(query.selections):
-            if not selection.conditions or selection.matches(names[kind], properties):
-                users[index, slot, kind].append(user)
-    for (index, slot, kind), found in users.items():
-        tallying.add(index, slot, names[kind], BitMap(found), len(found))
-
-
-def _needles(selections: Sequence[Selection]) -> tuple[str, str]:
-    """Two texts that the properties of every event matching any selection hold, as far as no backslash is in them.
-
-    A prefilter only: a key stands there in quotes, and a string as it is; a number may be spelled in other ways. What
-    JSON must escape (a quote, a backslash, a control character) comes with a backslash.
-    """
-    common: set[str] | None = None
-    for selection in selections:
-        own = {f'"{key}"' for key, _ in selection.properties}
-        own |= {f'"{value}"' for _, value in selection.properties if not _may_be_other_than_text(value)}
-        common = own if common is None else common & own
-    longest = sorted(common or (), key=len, reverse=True)
-    first, second, *_ = (*longest, "", "")
-    return first, second
-
-
-def _may_be_other_than_text(value: str) -> bool:
-    return value in ("true", "false", "null") or value.strip().lstrip("-")[:1].isdigit()
+        for index, part in matching.find(names[kind], properties):
+            users[index, slot, part].append(user)
+    for (index, slot, part), found in users.items():
+        tallying.add(index, slot, part, BitMap(found), len(found))

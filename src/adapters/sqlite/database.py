@@ -6,7 +6,7 @@ Everything here blocks; threads are the business of `writer` and `reader`. Not h
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -44,6 +44,7 @@ _REPEATS = (2_000, 400, 80, 16, 4, 1)
 below 32,766 variables, the default bound of SQLite."""
 
 _LOOK_AGAIN_SECONDS = 0.01
+_STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's machine: about a millisecond
 _PREFIX = "sqlite:///"
 _URL_HELP = "write sqlite:///relative/path or sqlite:////absolute/path"
 
@@ -92,6 +93,7 @@ class Database:
             self.pragma("trusted_schema = OFF")
             self._file = _identity(path)
             self._log: tuple[int, int] | None = None
+            self.check_time: Callable[[], None] = _no_deadline
         except BaseException:
             self._connection.close()
             raise
@@ -170,6 +172,26 @@ class Database:
         """End the statement that runs in another thread, if one does, with an error there."""
         self._connection.interrupt()
 
+    @contextmanager
+    def until(self, deadline: float, error: StoreError) -> Iterator[None]:
+        """Raise the error in a statement of the body, or in `check_time`, once the monotonic clock is past this."""
+
+        def check_time() -> None:
+            if monotonic() > deadline:
+                raise error
+
+        self.check_time = check_time
+        self._connection.set_progress_handler(lambda: monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
+        try:
+            yield
+        except sqlite3.OperationalError as interrupted:
+            if interrupted.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                raise error from interrupted
+            raise
+        finally:
+            self._connection.set_progress_handler(None, 0)
+            self.check_time = _no_deadline
+
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open.
@@ -199,6 +221,10 @@ class Database:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+def _no_deadline() -> None:
+    """There is as much time as it takes."""
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -392,6 +392,15 @@ SELECT
 FROM activity_folds WHERE project_key = :project_key
 ORDER BY fold DESC LIMIT 1
 
+-- name: version
+-- The epoch, and for a project: how many events are stored, its newest fold, and its newest delta. Rides primary keys and
+-- activity_delta_by_project.
+SELECT
+    (SELECT value FROM store WHERE key = 'epoch'),
+    (SELECT sum(stored) FROM ingestion_books WHERE project_key = :project_key),
+    (SELECT mark FROM activity_folds WHERE project_key = :project_key ORDER BY fold DESC LIMIT 1),
+    (SELECT mark FROM activity_delta WHERE project_key = :project_key ORDER BY delta_key DESC LIMIT 1)
+
 -- name: folds_since
 -- The mark of the fold that is known, null when it is not there; and what changed in each of those after it.
 SELECT

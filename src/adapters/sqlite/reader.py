@@ -114,6 +114,11 @@ def epoch(database: Database) -> str:
     return str(database.first("setting", key="epoch")[0])
 
 
+def version(database: Database, project: str) -> str:
+    """See `EventStore.version`."""
+    return repr(database.first("version", project_key=project_key(database, project)))
+
+
 _SETTINGS = ("journal_mode", "synchronous", "page_size", "cache_size", "busy_timeout", "journal_size_limit")
 _SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 

@@ -14,12 +14,12 @@ from time import monotonic
 
 from adapters.sqlite import reader, rebuilding
 from adapters.sqlite.counting import Counting
-from adapters.sqlite.database import file_of, migrate_file, prepare
+from adapters.sqlite.database import Database, file_of, migrate_file, prepare
 from adapters.sqlite.reader import Readers
 from adapters.sqlite.verifying import verify_file
 from adapters.sqlite.writer import Writer, closed
 from eventcore.activity import ActivityQuery, ActivitySnapshot
-from eventcore.errors import StoreError
+from eventcore.errors import StoreError, too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.ports import EventStore, Rebuilt, StoreDescription
 
@@ -110,7 +110,20 @@ class SqliteStore:
     async def activity(self, query: ActivityQuery) -> ActivitySnapshot:
         """See `EventStore.activity`."""
         self._check_open()
-        return await self._readers.answer(lambda database: self._counting.activity(database, query))
+        asked_at = monotonic()
+
+        def answer(database: Database) -> ActivitySnapshot:
+            if query.seconds is None:
+                return self._counting.activity(database, query)
+            with database.until(asked_at + query.seconds, too_slow(query.seconds)):
+                return self._counting.activity(database, query)
+
+        return await self._readers.answer(answer)
+
+    async def version(self, project: str) -> str:
+        """See `EventStore.version`."""
+        self._check_open()
+        return await self._readers.answer(lambda database: reader.version(database, project))
 
     async def fold(self, most_events: int) -> int:
         """See `EventStore.fold`. The writer folds by itself, too, when much waits and nobody writes."""

@@ -4,7 +4,6 @@ On a terminal tables are drawn by rich; elsewhere they are plain aligned text, n
 outside is shown with its unprintable characters escaped. Not here: what the rows are.
 """
 
-import csv
 import json
 import os
 import sys
@@ -13,6 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+
+from entrypoints.rows import csv_text
 
 
 class Format(StrEnum):
@@ -46,15 +47,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], form: Format, *, names: Sequen
         for row in rows:
             _print_json(msgspec.json.encode(row))
     elif rows or names:
-        writer = csv.DictWriter(sys.stdout, rows[0].keys() if rows else names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, str) and sys.stdout.isatty():
-        return printable(value)
-    return str(value).lower() if isinstance(value, bool) else value
+        columns = list(rows[0]) if rows else names
+        sys.stdout.write(csv_text(columns, rows, printable if sys.stdout.isatty() else str))
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:

@@ -4,11 +4,13 @@ Nothing is validated or serialised with these models while serving; the core doe
 answers. Not here: query parameters (`parameters`, `stats`).
 """
 
-from typing import Any, Final
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from eventcore.dead_letters import MOST_EVENT_IDS
+
+Data = TypeVar("Data")
 
 EXAMPLE_ID: Final = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e1f"
 EXAMPLE_DEAD_ID: Final = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0eff"
@@ -112,11 +114,76 @@ class DayUsers(Model):
     users: int
 
 
-class DailyActiveUsersAnswer(Model):
+class Group(Model, Generic[Data]):
+    """The events with one value of the field that was broken down by."""
+
+    group: str | None = Field(description="the value as text; null for the two other kinds")
+    kind: Literal["value", "missing", "other"] = Field(
+        description="missing: events without the property; other: all that is in no other group"
+    )
+    data: Data
+
+
+class Groups(Model, Generic[Data]):
+    """The answer of a breakdown: for all events, and for each group of them."""
+
+    all: Data
+    groups: list[Group[Data]]
+
+
+class Answer(Model, Generic[Data]):
+    """A statistic; with a breakdown, the same for groups of events."""
+
+    data: Data | Groups[Data]
+    meta: Meta
+
+
+class DailyActiveUsersAnswer(Answer[list[DayUsers]]):
     """Every date of the range, zeros included."""
 
-    data: list[DayUsers]
-    meta: Meta
+
+class ActiveUsersAnswer(Answer[list[DayUsers]]):
+    """Every date of the range, zeros included."""
+
+
+class DayStickiness(Model):
+    """How many of the users of 30 dates came on the last of them."""
+
+    date: str
+    dau: int
+    mau: int
+    stickiness: float | None = Field(description="dau / mau; null where mau is 0")
+
+
+class StickinessAnswer(Answer[list[DayStickiness]]):
+    """Every date of the range."""
+
+
+class PeriodLifecycle(Model):
+    """The users of one period, and those who stayed away."""
+
+    start: str = Field(description="first date")
+    new: int
+    returning: int = Field(description="there in the period before, too")
+    resurrected: int = Field(description="there earlier, but not in the period before")
+    dormant: int | None = Field(description="there in the period before only; null until the period begins")
+    complete: bool = Field(description="false until the period is over")
+
+
+class LifecycleAnswer(Answer[list[PeriodLifecycle]]):
+    """Every period of the range."""
+
+
+class PeriodCount(Model):
+    """The events of one period."""
+
+    start: str = Field(description="first date; of an hour its local time with the offset")
+    count: int
+    users: int
+
+
+class EventCountsAnswer(Answer[list[PeriodCount]]):
+    """Every period of the range, zeros included."""
 
 
 class TypeCount(Model):
@@ -128,17 +195,15 @@ class TypeCount(Model):
     share: float = Field(description="count / all events of the range")
 
 
-class TopEventsAnswer(Model):
+class TopEventsAnswer(Answer[list[TypeCount]]):
     """The most frequent types; equal counts by code point of the name."""
-
-    data: list[TypeCount]
-    meta: Meta
 
 
 class Cell(Model):
     """Who of one cohort came back in one window."""
 
     window: int
+    to: int | None = Field(None, description="the last window of a bracket; only where brackets were asked for")
     users: int
     rate: float | None = Field(description="users / size; null for an empty cohort")
     complete: bool = Field(description="false while the window runs")
@@ -156,6 +221,7 @@ class PooledCell(Model):
     """The complete cells of one window, all cohorts together."""
 
     window: int
+    to: int | None = Field(None, description="the last window of a bracket; only where brackets were asked for")
     users: int
     size: int
     rate: float | None
@@ -168,11 +234,8 @@ class RetentionMatrix(Model):
     overall: list[PooledCell]
 
 
-class RetentionAnswer(Model):
+class RetentionAnswer(Answer[RetentionMatrix]):
     """The cohort matrix."""
-
-    data: RetentionMatrix
-    meta: Meta
 
 
 class BookOfDay(Model):

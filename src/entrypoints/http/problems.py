@@ -129,11 +129,11 @@ def _from_validation(error: RequestValidationError, known: Iterable[str]) -> Htt
 
 
 def unknown_parameter(name: str, known: Iterable[str]) -> HttpProblem:
-    """The problem of a query parameter that nobody knows; names the closest one that is known."""
+    """The problem of a query parameter that nobody knows; names the closest ones that are known."""
     names = list(known)
     shown = name[:ECHO_CHARS]
-    close = difflib.get_close_matches(shown, names, n=1)
-    way_out = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+    close = difflib.get_close_matches(shown, names, n=2)
+    way_out = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known are {', '.join(names)}"
     return HttpProblem(422, "unknown_parameter", f"{shown!r} is not a parameter here; {way_out}", field=shown)
 
 

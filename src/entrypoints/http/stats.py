@@ -1,4 +1,4 @@
-"""GET /stats/…: query parameters to a question of the core, its answer to JSON.
+"""GET /stats/…: query parameters to a question of the core, its answer to JSON or CSV.
 
 The models know the names of the parameters, and leave every value to the core's ``parse``, which says the same here as
 on the command line. Not here: what a statistic means.
@@ -15,12 +15,23 @@ from starlette.responses import Response
 from entrypoints.books import books_document
 from entrypoints.http import models
 from entrypoints.http.parameters import NoRepeats, Parameters
-from eventcore.answers import Question, answer_json
-from eventcore.retention import Retention
+from entrypoints.http.problems import HttpProblem
+from entrypoints.rows import csv_text, flat_rows
+from eventcore.answers import answer_json
 from eventcore.service import Eventcore
-from eventcore.statistics import DailyActiveUsers, TopEvents
+from eventcore.statistics import parse_question
 
 router = APIRouter(prefix="/stats", tags=["statistics"], dependencies=[NoRepeats])
+
+_CSV = "text/csv"
+_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {_CSV: {"schema": {"type": "string"}}}}}
+_TAGGED = _ANSWERS | {304: {"description": "the data are those of the ETag in If-None-Match"}}
+
+
+class _Formatted(Parameters):
+    format: str | None = Field(
+        None, description="json or csv; by the header Accept when left out, json by default", examples=["json"]
+    )
 
 
 class _Range(Parameters):
@@ -28,28 +39,61 @@ class _Range(Parameters):
     to: str = Field(description="last date, included", examples=["2026-01-31"])
 
 
-class _Zoned(Parameters):
+class _Statistic(_Formatted):
     tz: str | None = Field(
         None, description="time zone by IANA name; the reporting zone when left out", examples=["Europe/Kyiv"]
     )
     segment: list[str] = Field(
         [],
-        description="event_type:VALUE or properties.NAME:VALUE; repeatable, all hold on the same event",
+        description="FIELD:VALUE, FIELD!=VALUE, FIELD in VALUE,VALUE or FIELD exists; FIELD is event_type or "
+        "properties.NAME; repeatable, all hold on the same event",
         examples=[["event_type:purchase"]],
+    )
+    breakdown: str | None = Field(
+        None, description="event_type or properties.NAME: the same for each of its values", examples=["event_type"]
+    )
+    groups: str = Field(
+        "10", description="how many values of a breakdown, 1 to 50; others are one group", examples=["5"]
     )
 
 
-class _DailyActiveUsers(_Zoned, _Range):
+class _Interval(_Range):
+    interval: str = Field("day", description="day, week or month", examples=["week"])
+    week_start: str = Field("monday", description="monday, sunday or saturday", examples=["monday"])
+
+
+class _DailyActiveUsers(_Statistic, _Range):
     pass
 
 
-class _TopEvents(_Zoned, _Range):
+class _ActiveUsers(_Statistic, _Range):
+    window: str = Field("7d", description="1d, 7d or 30d", examples=["30d"])
+
+
+class _Stickiness(_Statistic, _Range):
+    pass
+
+
+class _Lifecycle(_Statistic, _Interval):
+    pass
+
+
+class _EventCounts(_Statistic, _Interval):
+    interval: str = Field("day", description="hour, day, week or month", examples=["hour"])
+
+
+class _TopEvents(_Statistic, _Range):
     limit: str = Field("10", description="rows at most, 1 to 1000", examples=["10"])
+    by: str = Field("events", description="events or users: the number that ranks them", examples=["users"])
 
 
-class _Retention(_Zoned):
+class _Retention(_Statistic):
     start_date: str = Field(description="a date in the first cohort's period", examples=["2026-01-01"])
-    windows: str = Field("3", description="windows after the cohort's own, 1 to 366", examples=["4"])
+    windows: str | None = Field(
+        None,
+        description="windows after the cohort's own, 1 to 366; 3, or the last bracket, when left out",
+        examples=["4"],
+    )
     window: str = Field("day", description="day, week or month", examples=["week"])
     week_start: str = Field("monday", description="monday, sunday or saturday", examples=["monday"])
     cohorts: str | None = Field(None, description="how many cohorts; windows + 1 when left out", examples=["5"])
@@ -63,39 +107,86 @@ class _Retention(_Zoned):
     return_event: str | None = Field(
         None, description="the type that counts as coming back; any when left out", examples=["purchase"]
     )
+    brackets: str | None = Field(
+        None, description="runs of windows, by their first ones, ascending from 0", examples=["0,1,3"]
+    )
 
 
-@router.get("/dau", response_model=models.DailyActiveUsersAnswer)
+@router.get("/dau", response_model=models.DailyActiveUsersAnswer, responses=_TAGGED)
 async def daily_active_users(request: Request, asked: Annotated[_DailyActiveUsers, Query()]) -> Response:
     """Distinct users of every local date of a range."""
-    return await _answer(request, DailyActiveUsers, asked)
+    return await _answer(request, "dau", asked)
 
 
-@router.get("/top-events", response_model=models.TopEventsAnswer)
+@router.get("/active-users", response_model=models.ActiveUsersAnswer, responses=_TAGGED)
+async def active_users(request: Request, asked: Annotated[_ActiveUsers, Query()]) -> Response:
+    """Distinct users of the 7 or 30 local dates that end with each date of a range."""
+    return await _answer(request, "active-users", asked)
+
+
+@router.get("/stickiness", response_model=models.StickinessAnswer, responses=_TAGGED)
+async def stickiness(request: Request, asked: Annotated[_Stickiness, Query()]) -> Response:
+    """Daily active users, those of 30 dates, and the one divided by the other."""
+    return await _answer(request, "stickiness", asked)
+
+
+@router.get("/lifecycle", response_model=models.LifecycleAnswer, responses=_TAGGED)
+async def lifecycle(request: Request, asked: Annotated[_Lifecycle, Query()]) -> Response:
+    """New, returning, resurrected and dormant users of each day, week or month."""
+    return await _answer(request, "lifecycle", asked)
+
+
+@router.get("/event-counts", response_model=models.EventCountsAnswer, responses=_TAGGED)
+async def event_counts(request: Request, asked: Annotated[_EventCounts, Query()]) -> Response:
+    """Events and their users in each hour, day, week or month."""
+    return await _answer(request, "event-counts", asked)
+
+
+@router.get("/top-events", response_model=models.TopEventsAnswer, responses=_TAGGED)
 async def top_events(request: Request, asked: Annotated[_TopEvents, Query()]) -> Response:
-    """The most frequent types of event, with their users and share."""
-    return await _answer(request, TopEvents, asked)
+    """The most frequent types of event, or those with the most users, with their share."""
+    return await _answer(request, "top-events", asked)
 
 
-@router.get("/retention", response_model=models.RetentionAnswer)
+@router.get("/retention", response_model=models.RetentionAnswer, responses=_TAGGED)
 async def retention(request: Request, asked: Annotated[_Retention, Query()]) -> Response:
     """The cohort matrix: who came back in which window."""
-    return await _answer(request, Retention, asked)
+    return await _answer(request, "retention", asked)
 
 
-@router.get("/ingestion", response_model=models.BooksAnswer)
-async def ingestion(request: Request, asked: Annotated[_Range, Query()]) -> Response:
+class _Books(_Formatted, _Range):
+    pass
+
+
+@router.get("/ingestion", response_model=models.BooksAnswer, responses=_ANSWERS)
+async def ingestion(request: Request, asked: Annotated[_Books, Query()]) -> Response:
     """The ingestion books: what was received on each UTC date, and what became of it."""
+    form = _format(request, asked.format)
     document = await books_document(_core(request), from_=asked.from_, to=asked.to, project=asked.project)
-    return _json(document)
+    return _reply("ingestion", document, form)
 
 
-async def _answer(request: Request, statistic: Any, asked: Parameters) -> Response:
+async def _answer(request: Request, name: str, asked: _Statistic) -> Response:
     core = _core(request)
     values = asked.model_dump()
+    form = _format(request, values.pop("format"))
     project = values.pop("project")
-    question: Question = statistic.parse(**values, reporting_zone=core.reporting_zone)
-    return _json(answer_json(await core.ask(question, project=project)))
+    question = parse_question(name, reporting_zone=core.reporting_zone, **values)
+    # Weak, because freshness is told in the same document and moves on (RFC 9110, section 8.8.1). Before the answer,
+    # which may then only be newer than what it is called.
+    tag = f'W/"{await core.tag(question, project=project)}-{form}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    if _names(request.headers.get("if-none-match", ""), tag):
+        return Response(status_code=304, headers=headers)
+    reply = _reply(name, answer_json(await core.ask(question, project=project)), form)
+    reply.headers.update(headers)
+    return reply
+
+
+def _names(if_none_match: str, tag: str) -> bool:
+    """Whether the tag is among those of If-None-Match, by weak comparison (RFC 9110, section 13.1.2)."""
+    given = [entry.strip().removeprefix("W/") for entry in if_none_match.split(",")]
+    return "*" in given or tag.removeprefix("W/") in given
 
 
 def _core(request: Request) -> Eventcore:
@@ -103,5 +194,26 @@ def _core(request: Request) -> Eventcore:
     return core
 
 
-def _json(document: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(document), media_type="application/json")
+def _format(request: Request, asked: str | None) -> str:
+    if asked is None:
+        return "csv" if _prefers_csv(request.headers.get("accept", "")) else "json"
+    if asked not in ("json", "csv"):
+        raise HttpProblem(422, "unknown_choice", "format is one of: json, csv", field="format")
+    return asked
+
+
+def _prefers_csv(accept: str) -> bool:
+    """Whether CSV is named before anything that JSON satisfies; weights are rarer than their mistakes."""
+    for entry in accept.lower().split(","):
+        media_type = entry.partition(";")[0].strip()
+        if media_type in (_CSV, "application/json", "application/*", "*/*"):
+            return media_type == _CSV
+    return False
+
+
+def _reply(name: str, document: dict[str, Any], form: str) -> Response:
+    if form == "json":
+        return Response(msgspec.json.encode(document), media_type="application/json", headers={"Vary": "Accept"})
+    meta = document["meta"]
+    headers = {"Vary": "Accept", "X-Data-As-Of": meta["data_as_of"], "X-Pending": str(meta["pending"])}
+    return Response(csv_text(*flat_rows(name, document["data"])), media_type=_CSV, headers=headers)

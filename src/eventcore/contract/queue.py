@@ -88,6 +88,10 @@ class ScriptedStore:
         """See `find`."""
         raise NotImplementedError
 
+    async def version(self, project: str) -> str:
+        """See `find`."""
+        raise NotImplementedError
+
     async def fold(self, most_events: int) -> int:
         """See `find`."""
         raise NotImplementedError

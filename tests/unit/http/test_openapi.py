@@ -22,6 +22,10 @@ ANSWERS = {
     "/events": models.BatchAnswer,
     "/events/{event_id}": models.StoredEvent,
     "/stats/dau": models.DailyActiveUsersAnswer,
+    "/stats/active-users": models.ActiveUsersAnswer,
+    "/stats/stickiness": models.StickinessAnswer,
+    "/stats/lifecycle": models.LifecycleAnswer,
+    "/stats/event-counts": models.EventCountsAnswer,
     "/stats/top-events": models.TopEventsAnswer,
     "/stats/retention": models.RetentionAnswer,
     "/stats/ingestion": models.BooksAnswer,
@@ -113,7 +117,7 @@ async def test_every_example_of_a_query_parameter_works(client: httpx.AsyncClien
             response = await client.get(url)
             assert response.status_code == 200, (url, response.text)
             tried += 1
-    assert tried >= 25
+    assert tried >= 75
 
 
 async def test_real_problems_have_the_shape_that_is_described(client: httpx.AsyncClient, app: FastAPI) -> None:

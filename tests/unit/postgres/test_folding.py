@@ -11,8 +11,9 @@ import pytest
 
 from adapters.postgres import folding, migrate, open_store
 from adapters.postgres.connections import Session
-from eventcore.activity import ActivityQuery, Selection
+from eventcore.activity import ActivityQuery
 from eventcore.calendar import day_spans, find_zone
+from eventcore.conditions import Selection
 from eventcore.contract.event_store.model import Model, seen
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Chunk, Event
@@ -88,7 +89,7 @@ async def test_a_warm_question_reads_no_rows(store: EventStore, statements_run: 
     """Nor does one with history, or about types; events that wait are counted all the same."""
     await store.append([in_days(*range(100))])
     await store.fold(1_000)
-    queries = [about(70, 71, history=True), about(70, 71, by_type=True)]
+    queries = [about(70, 71, history=True), about(70, 71, split="event_type")]
     first = [seen(await store.activity(query)) for query in queries]
     statements_run.clear()
 
@@ -223,7 +224,7 @@ async def test_a_damaged_row_is_an_error_each_time(store: EventStore, connection
     await connection.execute("UPDATE activity_bitmaps SET users = '\\x00' WHERE grain = 1 AND period = 2")
     for _ in range(2):
         with pytest.raises(StoreError, match="eventcore verify") as caught:
-            await store.activity(about(1, 2, by_type=True))
+            await store.activity(about(1, 2, split="event_type"))
         assert (caught.value.kind, caught.value.code) == (Kind.UNAVAILABLE, "damaged")
         assert await events_of(store, about(1)) == [1]
     await store.append([in_days(2, first_id=20)])
@@ -400,7 +401,7 @@ async def test_the_projection_may_have_any_zone(url: str, connection: asyncpg.Co
         await store.append([chunk])
         await store.fold(120)
         for name in spans:
-            query = ActivityQuery(project="default", slots=tuple(spans[name]), history=True, by_type=True)
+            query = ActivityQuery(project="default", slots=tuple(spans[name]), history=True, split="event_type")
             assert seen(await store.activity(query)) == model.activity(query)
         whole = ActivityQuery(project="default", slots=(((0, start_us + 30 * DAY_US),),), selections=(Selection(),))
         assert seen(await store.activity(whole)) == model.activity(whole)

@@ -55,7 +55,7 @@ def about_days(*days: int) -> ActivityQuery:
     return ActivityQuery(
         project="default",
         slots=tuple((((DAY + day) * DAY_US, (DAY + day + 1) * DAY_US),) for day in days or range(-1, 7)),
-        by_type=True,
+        split="event_type",
         history=True,
     )
 

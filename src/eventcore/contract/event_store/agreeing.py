@@ -1,14 +1,16 @@
 """Property tests: whatever happens, the store says what the naive model says."""
 
 from itertools import pairwise
+from typing import get_args
 
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from eventcore.activity import ActivityQuery, Condition, Selection
+from eventcore.activity import ActivityQuery, Breakdown
 from eventcore.calendar import QUARTER_US, Span, merge
+from eventcore.conditions import Condition, Operator, Selection, equals
 from eventcore.contract.event_store.asking import (
     DAY_US,
     HOUR_US,
@@ -48,13 +50,25 @@ _USERS = st.one_of(_FEW_USERS, _FEW_USERS, user_ids())
 _FEW_TYPES = st.sampled_from(("page_view", "signup"))
 _TYPES = st.one_of(_FEW_TYPES, _FEW_TYPES, event_types())
 _FEW_PROPERTIES = st.fixed_dictionaries(
-    {"a": st.sampled_from((1, "1", True, None, "x"))}, optional={"b.c": st.just("x")}
+    {"a": st.sampled_from((1, 1.0, "1", "1.0", True, None, "x", []))}, optional={"b.c": st.sampled_from(("x", 0.5))}
 )
 _PROPERTIES = st.one_of(_FEW_PROPERTIES, _FEW_PROPERTIES, json_objects(depth=2))
-_TYPE_IS = st.builds(Condition, st.just("event_type"), st.sampled_from(("page_view", "signup", "nothing")))
+_OPERATORS = st.sampled_from(get_args(Operator))
+_TYPE_VALUES = st.sampled_from(("page_view", "signup", "nothing"))
+_PROPERTY_VALUES = st.sampled_from(("1", "1.0", "10e-1", "true", "null", "x"))
+_TYPE_IS = st.one_of(
+    st.builds(equals, st.just("event_type"), _TYPE_VALUES),
+    st.builds(Condition, st.just("event_type"), st.lists(_TYPE_VALUES, max_size=2).map(tuple), _OPERATORS),
+)
 _PROPERTY_IS = st.one_of(
-    st.builds(Condition, st.just("properties.a"), st.sampled_from(("1", "1.0", "true", "null", "x"))),
-    st.just(Condition("properties.b.c", "x")),
+    st.builds(equals, st.just("properties.a"), _PROPERTY_VALUES),
+    st.just(equals("properties.b.c", "x")),
+    st.builds(
+        Condition,
+        st.sampled_from(("properties.a", "properties.b.c")),
+        st.lists(_PROPERTY_VALUES, max_size=2).map(tuple),
+        _OPERATORS,
+    ),
 )
 _SELECTIONS = st.lists(
     st.one_of(
@@ -66,6 +80,7 @@ _SELECTIONS = st.lists(
     min_size=1,
     max_size=4,
 )
+_FIELDS = st.sampled_from(("event_type", "properties.a", "properties.b.c"))
 # Few instants, most of them at bounds of the slots below, over three days.
 _BOUNDS = [
     MIDNIGHT_US + offset
@@ -85,12 +100,15 @@ def _queries(draw: DrawFn) -> ActivityQuery:
     for owner in dict.fromkeys(owners):
         slots += [()] * draw(st.integers(0, 1))
         slots += [merge((interval,) for interval, its in zip(intervals, owners, strict=True) if its == owner >= 0)]
+    breakdowns = st.builds(Breakdown, field=_FIELDS, groups=st.integers(1, 3))
     return ActivityQuery(
         project="default",
         slots=tuple(slots),
         selections=tuple(draw(_SELECTIONS)),
-        by_type=draw(st.booleans()),
+        split=draw(st.one_of(st.none(), _FIELDS)),
         history=draw(st.booleans()),
+        lead=draw(st.integers(0, len(slots))),
+        breakdown=draw(st.one_of(st.none(), breakdowns)),
     )
 
 

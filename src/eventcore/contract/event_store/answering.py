@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from pyroaring import BitMap
 
-from eventcore.activity import Condition, Selection
 from eventcore.calendar import QUARTER_US, Span, day_spans, find_zone, to_instant
+from eventcore.conditions import Selection, equals
 from eventcore.contract.event_store.asking import (
     DAY,
     DAY_US,
@@ -20,13 +20,16 @@ from eventcore.contract.event_store.asking import (
     ask_tallies,
     ask_types,
     events_at,
+    kind_of,
     model_of,
+    names_of,
 )
 from eventcore.contract.event_store.backend import StoreFixtures
 from eventcore.contract.event_store.model import Seen, seen
+from eventcore.errors import Kind
 from eventcore.events import Book
 from eventcore.ports import EventStore
-from eventcore.strategies import AN_INSTANT_US, HOSTILE_KEYS, HOSTILE_TEXTS, a_chunk, an_event, an_id
+from eventcore.strategies import AN_INSTANT_US, HOSTILE_KEYS, HOSTILE_TEXTS, a_chunk, a_death, an_event, an_id
 
 
 class Answering(StoreFixtures):
@@ -99,7 +102,7 @@ class Answering(StoreFixtures):
         await store.append([a_chunk(*sent)])
 
         model = model_of([a_chunk(*sent)])
-        query = a_query(*slots, history=True, by_type=True)
+        query = a_query(*slots, history=True, split="event_type")
         assert seen(await store.activity(query)) == model.activity(query)
 
     async def test_the_last_quarter_of_time_is_reachable(self, store: EventStore) -> None:
@@ -150,7 +153,7 @@ class Answering(StoreFixtures):
         await store.append([a_chunk(*events_at(-1, 0))])
 
         [part] = (await store.activity(a_query())).selections
-        assert (part.slots[0].types, part.before) == ({}, BitMap())
+        assert (part.slots[0].parts, part.before) == ({}, BitMap())
 
     async def test_types_split_a_tally(self, store: EventStore) -> None:
         """Each type has its own users and events; a user of two types is one user of the whole."""
@@ -167,15 +170,15 @@ class Answering(StoreFixtures):
         )
 
         assert await ask_tallies(store, a_query()) == [(2, 4)]
-        assert await ask_types(store, a_query(by_type=True)) == [{"signup": (1, 1), "purchase": (2, 3)}]
+        assert await ask_types(store, a_query(split="event_type")) == [{"signup": (1, 1), "purchase": (2, 3)}]
 
     async def test_types_that_come_later_are_told_apart(self, store: EventStore) -> None:
         """A new type after an answer is a type of its own in the next answer."""
         for number, event_type in enumerate(("b", "a", "c")):
             await store.append([a_chunk(an_event(event_id=number, event_type=event_type))])
-            await store.activity(a_query(by_type=True))
+            await store.activity(a_query(split="event_type"))
 
-        assert await ask_types(store, a_query(by_type=True)) == [{"a": (1, 1), "b": (1, 1), "c": (1, 1)}]
+        assert await ask_types(store, a_query(split="event_type")) == [{"a": (1, 1), "b": (1, 1), "c": (1, 1)}]
         assert await ask_tallies(store, a_query(selections=(a_selection(event_type="a"),))) == [(1, 1)]
 
     async def test_a_selection_of_one_type(self, store: EventStore) -> None:
@@ -196,7 +199,7 @@ class Answering(StoreFixtures):
             a_selection(event_type="purchase"),
             Selection(),
             a_selection(event_type="nobody does this"),
-            Selection((Condition("event_type", "purchase"), Condition("event_type", "signup"))),
+            Selection((equals("event_type", "purchase"), equals("event_type", "signup"))),
         )
         snapshot = await store.activity(a_query(selections=selections, history=True))
         assert [(len(part.slots[0].users), part.slots[0].events, len(part.before)) for part in snapshot.selections] == [
@@ -264,7 +267,7 @@ class Answering(StoreFixtures):
         """Strings as they are, numbers as numbers, true, false and null as these words; a missing key is nothing."""
         await store.append([a_chunk(an_event(properties=properties), an_event(event_id=2, user_id="grace"))])
 
-        query = a_query(selections=(Selection((Condition(f"properties.{key}", value),)),), by_type=True)
+        query = a_query(selections=(Selection((equals(f"properties.{key}", value),)),), split="event_type")
         snapshot = await store.activity(query)
         assert [(len(tally.users), tally.events) for tally in snapshot.selections[0].slots] == [(selected, selected)]
         assert snapshot.computed_from == "events"
@@ -282,7 +285,7 @@ class Answering(StoreFixtures):
             ]
         )
 
-        selections = tuple(Selection((Condition(f"properties.{key}", "x"),)) for key in HOSTILE_KEYS)
+        selections = tuple(Selection((equals(f"properties.{key}", "x"),)) for key in HOSTILE_KEYS)
         snapshot = await store.activity(a_query(selections=selections))
         assert [part.slots[0].events for part in snapshot.selections] == [1] * len(HOSTILE_KEYS)
         users = BitMap()
@@ -304,8 +307,8 @@ class Answering(StoreFixtures):
             ]
         )
 
-        by_value = tuple(Selection((Condition("properties.text", text),)) for text in texts)
-        by_type = tuple(Selection((Condition("event_type", text),)) for text in texts)
+        by_value = tuple(Selection((equals("properties.text", text),)) for text in texts)
+        by_type = tuple(Selection((equals("event_type", text),)) for text in texts)
         values = await store.activity(a_query(selections=by_value))
         types = await store.activity(a_query(selections=by_type))
         assert [part.slots[0].events for part in values.selections] == [1] * len(texts)
@@ -324,12 +327,12 @@ class Answering(StoreFixtures):
             ]
         )
 
-        country = Condition("properties.country", "UA")
-        purchase = Condition("event_type", "purchase")
+        country = equals("properties.country", "UA")
+        purchase = equals("event_type", "purchase")
         selections = (
             Selection((purchase, country)),
-            Selection((country, Condition("properties.n", "1.0"), purchase)),
-            Selection((country, Condition("properties.country", "DE"))),
+            Selection((country, equals("properties.n", "1.0"), purchase)),
+            Selection((country, equals("properties.country", "DE"))),
         )
         assert await ask_tallies(store, a_query(selections=selections)) == [(1, 2), (1, 1), (0, 0)]
 
@@ -345,7 +348,7 @@ class Answering(StoreFixtures):
             ]
         )
 
-        query = a_query(selections=(Selection((Condition("properties.paid", "true"),)),), history=True)
+        query = a_query(selections=(Selection((equals("properties.paid", "true"),)),), history=True)
         [part] = (await store.activity(query)).selections
         assert (len(part.before), len(part.slots[0].users), len(part.before & part.slots[0].users)) == (1, 1, 0)
 
@@ -368,7 +371,7 @@ class Answering(StoreFixtures):
         paid = (a_selection(**{"properties.paid": "true"}),)
         queries = [
             a_query(),
-            a_query(quarter, history=True, by_type=True),
+            a_query(quarter, history=True, split="event_type"),
             a_query(selections=purchases),
             a_query(selections=paid),
             a_query(selections=(*purchases, *paid)),
@@ -398,10 +401,40 @@ class Answering(StoreFixtures):
 
         assert answers == [[(1, 2), (1, 2), (1, 2)]] * 6
 
+    async def test_a_version_stays_only_as_long_as_answers_do(self, store: EventStore) -> None:
+        """What is stored makes another version of its project, by whatever way it comes."""
+        poison = an_event(event_id=9, user_id="barbara")
+        versions = [await store.version("default")]
+        for chunk in (
+            a_chunk(an_event(event_id=1)),
+            a_chunk(an_event(event_id=2, occurred_us=MIDNIGHT_US - 400 * DAY_US)),
+            a_chunk(*events_at(0, DAY_US), queued=True),
+            a_chunk(an_event(event_id=3, user_id="grace"), dead=[a_death(poison)]),
+        ):
+            await store.append([chunk])
+            versions.append(await store.version("default"))
+        await store.replay("default", names_of(poison))
+        versions.append(await store.version("default"))
+        await store.begin_epoch()
+        versions.append(await store.version("default"))
+        assert len(set(versions)) == len(versions) == 7
+
+        again = await store.version("default")
+        await store.append([a_chunk(an_event(event_id=1), project="other")])
+        assert await store.version("default") == again == versions[-1]
+        assert await store.version("other") != await store.version("nobody's")
+
+    async def test_a_question_may_not_take_longer_than_it_says(self, store: EventStore) -> None:
+        """Where a store can be interrupted, it gives up in time, and answers the next question."""
+        await store.append([a_chunk(*events_at(*range(500)))])
+        slow = a_query(selections=(Selection((equals("properties.a", "b"),)),))
+        assert await kind_of(store.activity(msgspec.structs.replace(slow, seconds=1e-9))) in (Kind.TIMEOUT, None)
+        assert await ask_tallies(store, msgspec.structs.replace(slow, seconds=60.0)) == [(0, 0)]
+
     async def test_an_answer_does_not_change_afterwards(self, store: EventStore) -> None:
         """What was read is a snapshot, whatever is appended later."""
         await store.append([a_chunk(an_event())])
-        query = a_query(by_type=True, history=True)
+        query = a_query(split="event_type", history=True)
         snapshot = await store.activity(query)
         found = await store.find("default", [an_id(1), an_id(2)])
         books = await store.books("default", DAY, DAY)
@@ -417,12 +450,12 @@ class Answering(StoreFixtures):
     async def test_what_is_done_to_an_answer_does_not_reach_the_store(self, store: EventStore) -> None:
         """Bitmaps can be changed; those of an answer belong to who asked."""
         await store.append([a_chunk(*events_at(-1, 0, 1))])
-        query = a_query(by_type=True, history=True)
+        query = a_query(split="event_type", history=True)
         first = await store.activity(query)
         read = seen(first)
         [part] = first.selections
         part.before.clear()
         part.slots[0].users.add(4_000_000_000)
-        part.slots[0].types["page_view"].users.clear()
+        part.slots[0].parts["page_view"].users.clear()
 
         assert seen(await store.activity(query)) == read

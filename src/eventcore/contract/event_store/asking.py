@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from eventcore.activity import ActivityQuery, Condition, Selection
+from eventcore.activity import ActivityQuery
 from eventcore.calendar import Span, to_instant
+from eventcore.conditions import Selection, equals
 from eventcore.contract.event_store.model import Model
 from eventcore.dedup import member
 from eventcore.errors import Kind, StoreError
@@ -44,18 +45,18 @@ def a_query(
     project: str = "default",
     slots: tuple[Span, ...] | None = None,
     selections: tuple[Selection, ...] = (Selection(),),
-    by_type: bool = False,
+    split: str | None = None,
     history: bool = False,
 ) -> ActivityQuery:
     """About the day on which everything happens, unless other spans are named."""
     if slots is None:
         slots = spans or (WHOLE_DAY,)
-    return ActivityQuery(project=project, slots=slots, selections=selections, by_type=by_type, history=history)
+    return ActivityQuery(project=project, slots=slots, selections=selections, split=split, history=history)
 
 
 def a_selection(**conditions: str) -> Selection:
     """Fields and the values they must have."""
-    return Selection(tuple(Condition(field, value) for field, value in conditions.items()))
+    return Selection(tuple(equals(field, value) for field, value in conditions.items()))
 
 
 def events_at(*offsets_us: int, user_id: str | None = None) -> list[Event]:
@@ -174,7 +175,7 @@ async def ask_types(store: EventStore, query: ActivityQuery) -> list[dict[str, t
     """Users and events by type, for every slot of the first selection."""
     snapshot = await store.activity(query)
     return [
-        {name: (len(part.users), part.events) for name, part in tally.types.items()}
+        {name: (len(part.users), part.events) for name, part in tally.parts.items()}
         for tally in snapshot.selections[0].slots
     ]
 
@@ -195,7 +196,7 @@ async def tell_everything(store: EventStore, chunks: Sequence[Chunk]) -> list[ob
     projects = ("default", "other")
     selections = (Selection(), a_selection(event_type="signup"))
     queries = [
-        a_query(*days, project=project, selections=selections, by_type=True, history=True) for project in projects
+        a_query(*days, project=project, selections=selections, split="event_type", history=True) for project in projects
     ]
     return [
         await store.epoch(),

@@ -85,7 +85,7 @@ class Burying(StoreFixtures):
         await store.append([a_burial(event)])
 
         assert await store.find("default", [event.event_id]) == {}
-        assert await ask_types(store, a_query(by_type=True)) == [{}]
+        assert await ask_types(store, a_query(split="event_type")) == [{}]
         assert await row_counts(store) == {"events": 0, "users": 0, "conflicts": 0}
         assert await count_dead(store) == 1
 

@@ -108,7 +108,7 @@ class Checking(StoreFixtures):
         await store.append([a_chunk(an_event(event_id=2, user_id="edsger", event_type="purchase"))])
         await store.append([a_chunk(an_event(event_id=1, user_id="grace", event_type="signup"))])
 
-        assert await ask_types(store, a_query(by_type=True)) == [{"signup": (1, 1), "purchase": (1, 1)}]
+        assert await ask_types(store, a_query(split="event_type")) == [{"signup": (1, 1), "purchase": (1, 1)}]
         assert await ask_tallies(store, a_query()) == [(2, 2)]
         assert await row_counts(store) == {"events": 2, "users": 2, "conflicts": 0}
         assert list(await store.verify()) == []

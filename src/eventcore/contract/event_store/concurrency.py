@@ -77,8 +77,8 @@ class Concurrency(StoreFixtures):
         off_the_quarter: list[Span] = [((0, DAY_US - 1),), ((DAY_US, 2 * DAY_US - 1),)]
 
         async def read(slots: list[Span]) -> set[tuple[int, int, int]]:
-            [part] = (await store.activity(a_query(*slots, by_type=True))).selections
-            return {(len(tally.users), tally.events, len(tally.types)) for tally in part.slots}
+            [part] = (await store.activity(a_query(*slots, split="event_type"))).selections
+            return {(len(tally.users), tally.events, len(tally.parts)) for tally in part.slots}
 
         async def keep_writing(first: int) -> None:
             for turn in range(first, 200, 4):
@@ -151,7 +151,7 @@ class Concurrency(StoreFixtures):
         turns = [
             (
                 await one.append([a_chunk(an_event(event_id=turn, user_id=f"user {turn}", event_type=f"type {turn}"))]),
-                await ask_types(other, a_query(by_type=True)),
+                await ask_types(other, a_query(split="event_type")),
             )
             for turn, (one, other) in enumerate([(store, beside), (beside, store)] * 5)
         ]

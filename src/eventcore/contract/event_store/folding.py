@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from eventcore.activity import ActivityQuery, Selection
+from eventcore.activity import ActivityQuery, Breakdown
 from eventcore.calendar import QUARTER_US, Span, day_spans, find_zone
+from eventcore.conditions import Selection
 from eventcore.contract.event_store.asking import (
     DAY_US,
     HOUR_US,
@@ -113,8 +114,9 @@ def _queries(draw: DrawFn) -> ActivityQuery:
         project="default",
         slots=tuple(slots),
         selections=tuple(draw(st.lists(st.sampled_from(_SELECTIONS), min_size=1, max_size=3))),
-        by_type=draw(st.booleans()),
+        split=draw(st.sampled_from((None, "event_type"))),
         history=draw(st.booleans()),
+        breakdown=draw(st.sampled_from((None, Breakdown(field="event_type", groups=2)))),
     )
 
 
@@ -180,7 +182,7 @@ class Folding(StoreFixtures):
     async def test_days_of_every_zone_stay_exact(self, store: EventStore, zone: str) -> None:
         """Nothing folded, half, most of it, all: every local day, its types and its history, as if counted."""
         chunks = _busy_days(zone)
-        query = a_query(*_local_days(zone, 1, 2), by_type=True, history=True)
+        query = a_query(*_local_days(zone, 1, 2), split="event_type", history=True)
         model = Model()
         for chunk in chunks:
             model.append(chunk)
@@ -236,13 +238,13 @@ class Folding(StoreFixtures):
         await store.append([chunk])
         for _ in range(2):
             for start_us, end_us in ((6, DAY_US + 6), (6, 7), (6, QUARTER_US), (0, DAY_US + 6), (QUARTER_US, DAY_US)):
-                query = a_query(((MIDNIGHT_US + start_us, MIDNIGHT_US + end_us),), history=True, by_type=True)
+                query = a_query(((MIDNIGHT_US + start_us, MIDNIGHT_US + end_us),), history=True, split="event_type")
                 assert seen(await store.activity(query)) == model_of([chunk]).activity(query)
             await store.fold(_ALL)
 
     async def test_late_events_land_in_folded_days(self, store: EventStore) -> None:
         """Each is seen at once, by itself and after its fold, in a day that was asked for before."""
-        query = a_query(history=True, by_type=True)
+        query = a_query(history=True, split="event_type")
         sent = []
         for number, offset_us in enumerate((-DAY_US, 0, 5, 12 * HOUR_US, DAY_US - 1, DAY_US, -40 * DAY_US)):
             event = an_event(
@@ -288,7 +290,7 @@ class Folding(StoreFixtures):
         await store.append([a_chunk(an_event(event_id=999, event_type="another", user_id="another"))])
 
         assert await ask_tallies(store, a_query()) == [(11, 301)]
-        assert await ask_types(store, a_query(by_type=True)) == [dict.fromkeys([*names, "another"], (1, 1))]
+        assert await ask_types(store, a_query(split="event_type")) == [dict.fromkeys([*names, "another"], (1, 1))]
         selections = tuple(a_selection(event_type=name) for name in ("type 7", "another", "none"))
         assert await ask_tallies(store, a_query(selections=selections)) == [(1, 1), (1, 1), (0, 0)]
 
@@ -343,7 +345,7 @@ class Folding(StoreFixtures):
         """Nor does a fold reach an answer that was given."""
         await store.append([a_chunk(*(an_event(event_id=n, user_id=f"user {n}") for n in range(20)))])
         await store.fold(_ALL)
-        query = a_query(((MIDNIGHT_US + DAY_US, MIDNIGHT_US + 2 * DAY_US),), by_type=True, history=True)
+        query = a_query(((MIDNIGHT_US + DAY_US, MIDNIGHT_US + 2 * DAY_US),), split="event_type", history=True)
         for asked in (query, msgspec.structs.replace(query, slots=a_query().slots)):
             first = await store.activity(asked)
             read = seen(first)
@@ -352,7 +354,7 @@ class Folding(StoreFixtures):
             await store.fold(_ALL)
             assert seen(first) == read
             again = await store.activity(asked)
-            for users in [part.before, *(tally.users for slot in part.slots for tally in (slot, *slot.types.values()))]:
+            for users in [part.before, *(tally.users for slot in part.slots for tally in (slot, *slot.parts.values()))]:
                 users.add(4_000_000_000)
                 users.discard(0)
             assert seen(await store.activity(asked)) == seen(again)
@@ -406,7 +408,7 @@ class Folding(StoreFixtures):
 
     async def test_another_openers_fold_is_seen(self, store: EventStore, beside: EventStore) -> None:
         """Whoever has asked before remembers rows; each fold of the other makes some of them old."""
-        queries = [a_query(by_type=True), a_query(*_local_days("Asia/Kathmandu", 2, 1), history=True)]
+        queries = [a_query(split="event_type"), a_query(*_local_days("Asia/Kathmandu", 2, 1), history=True)]
         sent = []
         for turn, (one, other) in enumerate([(store, beside), (beside, store)] * 6):
             event = an_event(
@@ -441,13 +443,13 @@ class Folding(StoreFixtures):
 async def _ask(store: EventStore, query: ActivityQuery) -> set[tuple[int, int, int]]:
     """Users, events and types of all slots."""
     [part] = (await store.activity(query)).selections
-    return {(len(tally.users), tally.events, len(tally.types)) for tally in part.slots}
+    return {(len(tally.users), tally.events, len(tally.parts)) for tally in part.slots}
 
 
 async def _ask_while_folding(stores: Sequence[EventStore]) -> None:
     """Every append brings a new user with one event of a new type on each of three days; answers must say so."""
     queries = [
-        a_query(*(((day * DAY_US + start_us, (day + 1) * DAY_US - less_us),) for day in range(3)), by_type=True)
+        a_query(*(((day * DAY_US + start_us, (day + 1) * DAY_US - less_us),) for day in range(3)), split="event_type")
         for start_us, less_us in ((0, 0), (0, 1), (5 * QUARTER_US, 0))
     ]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from eventcore.activity import Selection
 from eventcore.calendar import to_instant
+from eventcore.conditions import Selection
 from eventcore.contract.event_store.asking import (
     DAY,
     DAY_US,
@@ -94,8 +94,8 @@ class Keeping(StoreFixtures):
             [a_chunk(*(an_event(event_id=number, event_type=name) for number, name in enumerate(types)))]
         )
 
-        snapshot = await store.activity(a_query(by_type=True))
-        assert {name: tally.events for name, tally in snapshot.selections[0].slots[0].types.items()} == dict.fromkeys(
+        snapshot = await store.activity(a_query(split="event_type"))
+        assert {name: tally.events for name, tally in snapshot.selections[0].slots[0].parts.items()} == dict.fromkeys(
             types, 1
         )
 
@@ -215,12 +215,12 @@ class Keeping(StoreFixtures):
         """And adds nothing to any statistic."""
         first = an_event()
         await store.append([a_chunk(first)])
-        before = await store.activity(a_query(by_type=True))
+        before = await store.activity(a_query(split="event_type"))
         receipts = await store.append([a_chunk(an_event(**changes))])
 
         assert list(receipts) == [Receipt(conflicts=(0,))]
         assert await find_events(store, [first]) == [first]
-        assert await store.activity(a_query(by_type=True)) == before
+        assert await store.activity(a_query(split="event_type")) == before
         assert await row_counts(store) == {"events": 1, "users": 1, "conflicts": 1}
 
     async def test_the_same_id_on_another_day_adds_no_activity(self, store: EventStore) -> None:
@@ -295,9 +295,9 @@ class Keeping(StoreFixtures):
             [theirs],
             [],
         ]
-        assert await ask_types(store, a_query(project="mine", by_type=True)) == [{"page_view": (1, 1)}]
-        assert await ask_types(store, a_query(project="theirs", by_type=True)) == [{"signup": (1, 1)}]
-        assert await ask_types(store, a_query(by_type=True)) == [{}]
+        assert await ask_types(store, a_query(project="mine", split="event_type")) == [{"page_view": (1, 1)}]
+        assert await ask_types(store, a_query(project="theirs", split="event_type")) == [{"signup": (1, 1)}]
+        assert await ask_types(store, a_query(split="event_type")) == [{}]
         assert list(await store.books("mine", DAY, DAY)) == [Book(date=DAY, received=1, accepted=1, stored=1)]
         assert list(await store.books("default", DAY, DAY)) == []
 
@@ -344,7 +344,7 @@ class Keeping(StoreFixtures):
             event = an_event(event_id=number, user_id=f"user {number % 7}", event_type=f"type {number % 5}")
             await store.append([a_chunk(event)])
 
-        assert await ask_types(store, a_query(by_type=True)) == [{f"type {kind}": (7, 60) for kind in range(5)}]
+        assert await ask_types(store, a_query(split="event_type")) == [{f"type {kind}": (7, 60) for kind in range(5)}]
         assert await ask_tallies(store, a_query()) == [(7, 300)]
 
     @pytest.mark.parametrize("broken", NO_EVENT_CAN_BE.values(), ids=NO_EVENT_CAN_BE)

@@ -15,7 +15,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from eventcore.activity import ActivityQuery, ActivitySnapshot, Condition, Selection
+from eventcore.activity import ActivityQuery, ActivitySnapshot
+from eventcore.conditions import Condition, Selection
 from eventcore.events import Book, Chunk, DeadLetter, Death, Event, Receipt, Replay, StoredEvent
 
 Label = tuple[int, int | str, str | None]
@@ -46,7 +47,7 @@ def seen(snapshot: ActivitySnapshot) -> Seen:
         for key in found.before:
             places.setdefault(key, set()).add((selection, "before", None))
         for slot, tally in enumerate(found.slots):
-            parts = [(None, tally), *tally.types.items()]
+            parts = [(None, tally), *tally.parts.items()]
             for event_type, part in parts:
                 label = (selection, slot, event_type)
                 events[label] = part.events
@@ -188,27 +189,86 @@ class Model:
     def activity(self, query: ActivityQuery) -> Seen:
         """What the snapshot of a query must say."""
         starts = [start_us for span in query.slots for start_us, end_us in span if start_us < end_us]
+        groups = self.groups(query)
+        selections = len(query.selections) * (1 + len(groups))
         events: dict[Label, int] = {
-            (selection, slot, None): 0 for selection in range(len(query.selections)) for slot in range(len(query.slots))
+            (selection, slot, None): 0 for selection in range(selections) for slot in range(len(query.slots))
         }
         places: dict[Hashable, set[Label]] = {}
         for one in self.stored.get(query.project, []):
             event = one.event
-            for selection, wanted in enumerate(query.selections):
+            for index, wanted in enumerate(query.selections):
                 if not _selected(event, wanted):
                     continue
-                labels: list[Label] = []
-                for slot, span in enumerate(query.slots):
-                    if any(start_us <= event.occurred_us < end_us for start_us, end_us in span):
+                held = [number for number, group in enumerate(groups, 1) if _group(event, query, groups) == group]
+                for selection in [index, *(index + number * len(query.selections) for number in held)]:
+                    labels: list[Label] = []
+                    for slot in _slots_at(query, event.occurred_us):
                         labels.append((selection, slot, None))
-                        labels += [(selection, slot, event.event_type)] * query.by_type
-                for label in labels:
-                    events[label] = events.get(label, 0) + 1
-                if query.history and starts and event.occurred_us < min(starts):
-                    labels.append((selection, "before", None))
-                if labels:
-                    places.setdefault(event.user_id, set()).update(labels)
+                        part = None if query.split is None else _name(_value(event, query.split))
+                        labels += [] if part is None else [(selection, slot, part)]
+                    for label in labels:
+                        events[label] = events.get(label, 0) + 1
+                    if query.history and starts and event.occurred_us < min(starts):
+                        labels.append((selection, "before", None))
+                    if labels:
+                        places.setdefault(event.user_id, set()).update(labels)
         return Seen(events, Counter(map(frozenset, places.values())))
+
+    def groups(self, query: ActivityQuery) -> list[str | int]:
+        """The groups of a breakdown: the values as texts, and `_MISSING` and `_OTHER`; none without a breakdown."""
+        if query.breakdown is None:
+            return []
+        found: Counter[str] = Counter()
+        for one in self.stored.get(query.project, []):
+            inside = any(slot >= query.lead for slot in _slots_at(query, one.event.occurred_us))
+            name = _name(_value(one.event, query.breakdown.field))
+            if inside and name is not None and _selected(one.event, query.selections[0]):
+                found[name] += 1
+        best = sorted(found, key=lambda name: (-found[name], name))[: query.breakdown.groups]
+        return [*best, *([_MISSING] if query.breakdown.field != "event_type" else []), _OTHER]
+
+
+_ABSENT = object()
+_MISSING = 1
+_OTHER = 2
+
+
+def _slots_at(query: ActivityQuery, instant_us: int) -> list[int]:
+    return [
+        slot
+        for slot, span in enumerate(query.slots)
+        if any(start_us <= instant_us < end_us for start_us, end_us in span)
+    ]
+
+
+def _group(event: Event, query: ActivityQuery, groups: list[str | int]) -> str | int:
+    assert query.breakdown is not None
+    value = _value(event, query.breakdown.field)
+    if value is _ABSENT:
+        return _MISSING
+    name = _name(value)
+    return name if name is not None and name in groups else _OTHER
+
+
+def _value(event: Event, field: str) -> Any:
+    if field == "event_type":
+        return event.event_type
+    properties = json.loads(event.properties, parse_int=Fraction, parse_float=_exact)
+    return properties.get(field.removeprefix("properties."), _ABSENT)
+
+
+def _name(value: Any) -> str | None:
+    match value:
+        case str(text):
+            return text
+        case True | False | None as word:
+            return {True: "true", False: "false", None: "null"}[word]
+        case Fraction() as number:
+            digits = f"{Decimal(number.numerator) / Decimal(number.denominator):f}"
+            return digits.rstrip("0").rstrip(".") if "." in digits else digits
+        case _:
+            return None
 
 
 def _day(instant_us: int) -> str:
@@ -220,21 +280,22 @@ def _selected(event: Event, selection: Selection) -> bool:
 
 
 def _fulfils(event: Event, condition: Condition) -> bool:
-    if condition.field == "event_type":
-        return event.event_type == condition.value
-    properties = json.loads(event.properties, parse_int=Fraction, parse_float=_exact)
-    key = condition.field.removeprefix("properties.")
-    if key not in properties:
-        return False
-    match properties[key]:
-        case str(text):
-            return text == condition.value
-        case True | False | None as word:
-            return {True: "true", False: "false", None: "null"}[word] == condition.value
-        case Fraction() as number:
-            return _NUMBER.fullmatch(condition.value) is not None and _exact(condition.value) == number
-        case _:
-            return False
+    value = _value(event, condition.field)
+    equal = any(_equal(value, wanted) for wanted in condition.values)
+    return {
+        "in": equal,
+        "not in": not equal,
+        "exists": value is not _ABSENT,
+        "missing": value is _ABSENT,
+        "is": _name(value) in condition.values,
+        "is not": value is not _ABSENT and _name(value) not in condition.values,
+    }[condition.operator]
+
+
+def _equal(value: Any, wanted: str) -> bool:
+    if isinstance(value, Fraction):
+        return _NUMBER.fullmatch(wanted) is not None and _exact(wanted) == value
+    return _name(value) == wanted
 
 
 def _content(event: Event) -> Hashable:

@@ -90,7 +90,7 @@ def _questions(project: str = "default") -> list[ActivityQuery]:
     days = [day_spans(find_zone(zone), first, first + timedelta(_DAYS + 1)) for zone in _ZONES]
     months = ((MIDNIGHT_US - 40 * DAY_US, MIDNIGHT_US + 80 * DAY_US),)
     return [
-        *(a_query(*spans, project=project, by_type=True, history=True) for spans in days),
+        *(a_query(*spans, project=project, split="event_type", history=True) for spans in days),
         a_query(months, project=project),
     ]
 
@@ -322,7 +322,7 @@ async def _ask_while_rebuilding(stores: Sequence[EventStore], zones: Sequence[st
     queries = [
         a_query(
             *(((MIDNIGHT_US + day * DAY_US + less_us, MIDNIGHT_US + (day + 1) * DAY_US - less_us),) for day in days),
-            by_type=True,
+            split="event_type",
         )
         for less_us in (0, QUARTER_US)
     ]
@@ -373,7 +373,7 @@ async def _ask_while_rebuilding(stores: Sequence[EventStore], zones: Sequence[st
         while not writing.done():
             least = written
             [part] = (await store.activity(query)).selections
-            found = {(len(tally.users), tally.events, len(tally.types)) for tally in part.slots}
+            found = {(len(tally.users), tally.events, len(tally.parts)) for tally in part.slots}
             if found not in [{(number, number, number)} for number in range(least, begun + 1)]:
                 wrong.append((least, found, begun))
             await asyncio.sleep(0)

@@ -149,7 +149,7 @@ class Replaying(StoreFixtures):
         assert await store.find("default", [event.event_id]) == {
             event.event_id: StoredEvent(event=event, received_us=AN_INSTANT_US + 1, import_id=bytes(range(16)))
         }
-        assert await ask_types(store, a_query(by_type=True)) == [{"page_view": (1, 1), "signup": (1, 1)}]
+        assert await ask_types(store, a_query(split="event_type")) == [{"page_view": (1, 1), "signup": (1, 1)}]
         assert await row_counts(store) == {"events": 2, "users": 2, "conflicts": 0}
         assert await all_books(store) == [Book(date=DAY, received=2, accepted=2, stored=2)]
         assert (await store.describe()).epoch == epoch
@@ -266,7 +266,7 @@ class Replaying(StoreFixtures):
         await store.append([a_chunk(an_event(event_id=3, user_id="edsger", event_type="purchase"))])
         await store.replay("default", names_of(grace))
 
-        assert await ask_types(store, a_query(by_type=True)) == [{"signup": (1, 1), "purchase": (1, 1)}]
+        assert await ask_types(store, a_query(split="event_type")) == [{"signup": (1, 1), "purchase": (1, 1)}]
         assert await ask_tallies(store, a_query()) == [(2, 2)]
         assert list(await store.verify()) == []
 
@@ -461,7 +461,7 @@ class Replaying(StoreFixtures):
         assert await store.find(project, [event.event_id for event in _POOL]) == model.found(project)
         assert list(await store.books(project, "2026-01-01", "2026-12-31")) == model.books(project)
         assert await row_counts(store, project) == model.counts(project)
-        assert seen(await store.activity(a_query(project=project, by_type=True))) == model.activity(
-            a_query(project=project, by_type=True)
+        assert seen(await store.activity(a_query(project=project, split="event_type"))) == model.activity(
+            a_query(project=project, split="event_type")
         )
         assert list(await store.verify(project)) == []
