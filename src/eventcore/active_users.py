@@ -16,7 +16,7 @@ from pyroaring import BitMap
 
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.answers import parse_choice, parse_range, parse_segments, parse_zone
-from eventcore.calendar import day_spans, each_day
+from eventcore.calendar import day_spans, days_between, each_day
 from eventcore.conditions import Selection
 
 WINDOW_DAYS: Final = {"1d": 1, "7d": 7, "30d": 30}
@@ -72,6 +72,11 @@ class DailyActiveUsers(msgspec.Struct, frozen=True, kw_only=True):
         """
         first, last = parse_range(from_, to)
         return cls(zone=parse_zone(tz, reporting_zone), first=first, last=last, segments=parse_segments(segment))
+
+    @property
+    def cells(self) -> int:
+        """A row a date."""
+        return days_between(self.first, self.last)
 
     def query(self, project: str) -> ActivityQuery:
         """One slot a date."""
@@ -153,6 +158,11 @@ class ActiveUsers(msgspec.Struct, frozen=True, kw_only=True):
             "fulfils all filters."
         )
 
+    @property
+    def cells(self) -> int:
+        """A row a date."""
+        return days_between(self.first, self.last)
+
     def query(self, project: str) -> ActivityQuery:
         """One slot a date, those before the first one in front."""
         return _rolling_query(self, project, self.days)
@@ -204,6 +214,11 @@ class Stickiness(msgspec.Struct, frozen=True, kw_only=True):
         """Read the parameters of ``/stats/stickiness``; arguments and errors as those of `DailyActiveUsers.parse`."""
         first, last = parse_range(from_, to)
         return cls(zone=parse_zone(tz, reporting_zone), first=first, last=last, segments=parse_segments(segment))
+
+    @property
+    def cells(self) -> int:
+        """A row a date."""
+        return days_between(self.first, self.last)
 
     def query(self, project: str) -> ActivityQuery:
         """One slot a date, the 29 before the first one in front."""

@@ -58,6 +58,8 @@ class StatisticLimits(msgspec.Struct, frozen=True, kw_only=True):
         property_name_chars: characters of a property's name in a condition or a breakdown.
         segment_values: values of one condition with ``in``.
         groups: groups of a breakdown. Each costs as much as the question alone.
+        group_cells: rows or cells of an answer with a breakdown, all groups together: some 15 MB.
+        group_tallies: sets of users that are counted for one.
         hour_range_days: local dates of a question about hours; a year is 8,784 rows.
     """
 
@@ -70,6 +72,8 @@ class StatisticLimits(msgspec.Struct, frozen=True, kw_only=True):
     property_name_chars: int = 255
     segment_values: int = 100
     groups: int = 50
+    group_cells: int = 200_000
+    group_tallies: int = 40_000
     hour_range_days: int = 366
 
 
@@ -165,6 +169,11 @@ class Question(Protocol):
     @property
     def segments(self) -> Selection:
         """The conditions that every event it counts fulfils."""
+        ...
+
+    @property
+    def cells(self) -> int:
+        """How many rows its data have, at most; of a matrix how many cells."""
         ...
 
     def query(self, project: str) -> ActivityQuery:

@@ -16,8 +16,11 @@ from eventcore.activity import ActivityQuery, ActivitySnapshot, Breakdown
 from eventcore.answers import LIMITS, Data, Question, parse_count, parse_event_field
 from eventcore.calendar import merge
 from eventcore.conditions import Condition, Selection
+from eventcore.errors import InvalidQuestion
 
 DEFAULT_GROUPS: Final = 10
+
+_OTHER_PARTS: Final = 3  # beside groups of one value: all events, those without one, and all others
 
 
 class BrokenDown(msgspec.Struct, frozen=True):
@@ -70,6 +73,11 @@ class BrokenDown(msgspec.Struct, frozen=True):
         """Those of the question."""
         return self.question.segments
 
+    @property
+    def cells(self) -> int:
+        """Those of the question for each group."""
+        return self.question.cells * (self.groups + _OTHER_PARTS)
+
     def query(self, project: str) -> ActivityQuery:
         """The question's own, for each group."""
         return msgspec.structs.replace(
@@ -107,7 +115,18 @@ def break_down(question: Question, *, breakdown: str | None = None, groups: str 
         InvalidQuestion: a parameter has no answer; ``field`` names it.
     """
     number = parse_count("groups", groups, most=LIMITS.groups)
-    return question if breakdown is None else BrokenDown(question, parse_event_field("breakdown", breakdown), number)
+    if breakdown is None:
+        return question
+    broken_down = BrokenDown(question, parse_event_field("breakdown", breakdown), number)
+    query = question.query("any")
+    tallies = len(query.slots) * len(query.selections) * (number + _OTHER_PARTS)
+    if broken_down.cells > LIMITS.group_cells or tallies > LIMITS.group_tallies:
+        raise InvalidQuestion(
+            "breakdown",
+            "answer_too_large",
+            "too many groups of too many numbers: ask for fewer groups, dates or windows",
+        )
+    return broken_down
 
 
 def answer_in_parts(query: ActivityQuery, tally: Callable[[ActivityQuery], ActivitySnapshot]) -> ActivitySnapshot:

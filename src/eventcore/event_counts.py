@@ -110,6 +110,11 @@ class TopEvents(msgspec.Struct, frozen=True, kw_only=True):
             segments=parse_segments(segment),
         )
 
+    @property
+    def cells(self) -> int:
+        """A row a type."""
+        return self.limit
+
     def query(self, project: str) -> ActivityQuery:
         """One slot for the whole range, split by type: a user of two days is one user."""
         return ActivityQuery(
@@ -215,6 +220,11 @@ class EventCounts(msgspec.Struct, frozen=True, kw_only=True):
             f"count: events in that local {self.interval} that fulfil all filters; users: the distinct user_id among "
             "them."
         )
+
+    @property
+    def cells(self) -> int:
+        """A row a period."""
+        return len(self._periods())
 
     def query(self, project: str) -> ActivityQuery:
         """One slot a period."""

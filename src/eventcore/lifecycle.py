@@ -106,6 +106,11 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
             f"the {self.interval} before and none in this."
         )
 
+    @property
+    def cells(self) -> int:
+        """A row a period."""
+        return len(period_starts(self.first, self.last, self.interval)) - 1
+
     def query(self, project: str) -> ActivityQuery:
         """One slot a period and one for the period before them; in front of it one more where dates overlap there."""
         before = add_periods(self.first, self.interval, -1)

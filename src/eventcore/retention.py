@@ -222,6 +222,11 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
             "pools the complete cells; an event matches when it fulfils all filters."
         )
 
+    @property
+    def cells(self) -> int:
+        """A cell for each window or bracket of each cohort."""
+        return self.cohorts * len(self._cells())
+
     def query(self, project: str) -> ActivityQuery:
         """One slot a period; with history one more in front where dates overlap there."""
         starts = self._starts()

@@ -109,6 +109,9 @@ async def test_retention(client: httpx.AsyncClient, query: str, field: str) -> N
         (f"dau?{RANGE}&breakdown=event_type&groups=0", "groups"),
         (f"dau?{RANGE}&breakdown=event_type&groups=51", "groups"),
         (f"dau?{RANGE}&groups=many", "groups"),
+        ("dau?from=2016-01-01&to=2026-01-07&breakdown=event_type", "breakdown"),
+        ("retention?start_date=2026-01-01&windows=366&breakdown=event_type", "breakdown"),
+        ("event-counts?from=2025-01-01&to=2026-01-01&interval=hour&breakdown=event_type&groups=50", "breakdown"),
         (f"dau?{RANGE}&format=xml", "format"),
         (f"ingestion?{RANGE}&format=xml", "format"),
         (f"ingestion?{RANGE}&breakdown=event_type", "breakdown"),
@@ -139,6 +142,8 @@ async def test_the_longest_ranges_are_answered(client: httpx.AsyncClient) -> Non
     assert len(hours.json()["data"]) == 366 * 24
     weeks = await client.get("/stats/lifecycle?from=2016-01-04&to=2026-01-04&interval=week")
     assert len(weeks.json()["data"]) == 522
+    groups = await client.get("/stats/retention?start_date=2026-01-01&windows=120&breakdown=event_type")
+    assert groups.status_code == 200
     days = await client.get("/stats/stickiness?from=1969-12-31&to=1970-01-02")
     assert [row["mau"] for row in days.json()["data"]] == [0, 0, 0]
 
