@@ -291,7 +291,7 @@ def _grouped_by(query: ActivityQuery) -> list[str]:
 def reads_events(query: ActivityQuery, selection: Selection, dimensions: Collection[str]) -> bool:
     """Whether only raw events tell about one selection of a query, wherever its slots begin and end.
 
-    Two properties are too many even if both are dimensions: what is kept of each says nothing of which events have both.
+    Two properties are too many even if both are dimensions: what is kept of each does not say which events have both.
 
     Args:
         query: the question.

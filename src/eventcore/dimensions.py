@@ -8,6 +8,7 @@ here: writing facts, which each store does in the event's own transaction.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
@@ -21,8 +22,8 @@ MOST_DIMENSIONS: Final = 10
 """Of a project. Each makes an event one more fact to write and to fold."""
 
 MOST_VALUES: Final = 1_000
-"""Of a dimension; with more it is `full`. Each has rows of its own for every day on which it occurs, and a property with
-more is rather a name of something than a kind of it."""
+"""Of a dimension; with more it is ``full``. Each has rows of its own for every day on which it occurs, and a property
+with more is rather a name of something than a kind of it."""
 
 MOST_COMBINATIONS: Final = 100_000
 """Of a dimension, with as many types as there may be; read at a question about it."""
@@ -40,6 +41,8 @@ State = Literal["building", "ready", "full"]
 """``building``: facts are written, and those of earlier events are being made; ``ready``: questions are answered from
 them; ``full``: there are too many values, so no facts are kept. Only ``ready`` ones answer questions."""
 
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LONGEST_RAW: Final = 6 * MOST_VALUE_CHARS + 2  # \u0041 for every character, in quotes
 
 
@@ -93,11 +96,20 @@ def canonical(raw: bytes | None) -> str | None:
         return None
     if not isinstance(found, str):
         return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a character, which no store holds as a text of its own
+    if _LONE_SURROGATE.search(text):  # half a character, which no store holds
         return None
     return json.dumps(text, ensure_ascii=False)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no property can have, or that no store can hold.
+
+    Raises:
+        StoreError: kind ``data``.
+    """
+    if not len(name) <= MOST_VALUE_CHARS or _UNSTORABLE.search(name):
+        rule = f"a dimension's name has at most {MOST_VALUE_CHARS} characters, no NUL and no lone surrogate"
+        raise StoreError(Kind.DATA, "refused_data", f"the store refuses this: {rule}", field="name")
 
 
 def value_of(text: str) -> Any:
@@ -163,9 +175,7 @@ def _keys(
         for text, value in values.get(field, {}).items()
         if all(condition.holds(value) for condition in selection.properties)
     }
-    return frozenset(
-        one.key for one in combinations.get(field, ()) if one.type_key in admitted and one.value in held
-    )
+    return frozenset(one.key for one in combinations.get(field, ()) if one.type_key in admitted and one.value in held)
 
 
 # What can go wrong
@@ -186,8 +196,8 @@ def is_full(name: str) -> StoreError:
     return StoreError(
         Kind.INVALID,
         "dimension_full",
-        f"properties.{name} has more than {MOST_VALUES:,} values, or values of more than {MOST_VALUE_CHARS} characters, "
-        "or too many types have them: questions about it read raw events; remove the dimension",
+        f"properties.{name} has more than {MOST_VALUES:,} values, or one of more than {MOST_VALUE_CHARS} characters, or "
+        "too many types have it: questions about it read raw events as before; remove the dimension",
         field="name",
     )
 
