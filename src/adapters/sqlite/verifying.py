@@ -17,7 +17,17 @@ from adapters.sqlite.reader import project_key
 from adapters.sqlite.rows import unpack
 from adapters.sqlite.statements import statements
 from eventcore.errors import StoreError
-from eventcore.projection import ANY_TYPE, COMBINATIONS_FROM, QUARTERS, QUARTERS_A_DAY, BrokenRow, Checked, Group, Key, unpack_quarters
+from eventcore.projection import (
+    ANY_TYPE,
+    COMBINATIONS_FROM,
+    QUARTERS,
+    QUARTERS_A_DAY,
+    BrokenRow,
+    Checked,
+    Group,
+    Key,
+    unpack_quarters,
+)
 
 _SHOWN = 20
 """Differences of one kind that are told one by one; beyond it, that there are more."""
