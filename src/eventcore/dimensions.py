@@ -196,8 +196,8 @@ def is_full(name: str) -> StoreError:
     return StoreError(
         Kind.INVALID,
         "dimension_full",
-        f"properties.{name} has more than {MOST_VALUES:,} values, or one of more than {MOST_VALUE_CHARS} characters, or "
-        "too many types have it: questions about it read raw events as before; remove the dimension",
+        f"properties.{name} has more than {MOST_VALUES:,} values, or one of more than {MOST_VALUE_CHARS} characters, "
+        "or too many types have it: questions about it read raw events as before; remove the dimension",
         field="name",
     )
 

@@ -1,4 +1,4 @@
-"""Dimensions: whenever one is declared, built, full or removed, every answer is the same, and only comes from elsewhere.
+"""Dimensions: whenever one is declared, built, full or removed, each answer is the same, and only comes from elsewhere.
 
 Where an answer came from is always looked at, too: one that reads raw events is right whatever is kept of dimensions.
 """
@@ -23,12 +23,14 @@ from eventcore.contract.event_store.asking import (
     HOUR_US,
     MIDNIGHT_US,
     WHOLE_DAY,
+    a_burial,
     a_poison,
     a_project,
     a_query,
     a_selection,
     kind_of,
     model_of,
+    names_of,
 )
 from eventcore.contract.event_store.backend import StoreBackend, StoreFixtures
 from eventcore.contract.event_store.model import Model, seen
@@ -175,6 +177,11 @@ async def _begin(steps: AsyncGenerator[Rebuilt, None], count: int = 1) -> None:
     async with aclosing(steps):
         for _ in range(count):
             await anext(steps, None)
+
+
+async def _exhaust(steps: AsyncGenerator[Rebuilt, None]) -> None:
+    async for _ in steps:
+        pass
 
 
 async def _ready(store: EventStore, project: str) -> set[str]:
@@ -589,8 +596,7 @@ class Dimensioning(StoreFixtures):
             await anext(steps)
             await _begin(projecting.rebuild_in_zone("Europe/Kyiv"))
             with pytest.raises(StoreError) as caught:
-                while True:
-                    await anext(steps)
+                await _exhaust(steps)
         assert caught.value.code == "zone_changed"
         assert await _states(projecting) == {"country": "building"}
         async with aclosing(projecting.rebuild_in_zone("Europe/Kyiv")) as steps:
@@ -692,8 +698,6 @@ class Dimensioning(StoreFixtures):
 
     async def test_a_dead_letter_that_is_replayed_has_it(self, store: EventStore) -> None:
         """However an event gets in."""
-        from eventcore.contract.event_store.asking import a_burial, names_of
-
         await add(store, "country")
         event = an_event(event_id=1, properties={"country": "UA"})
         await store.append([a_burial(event)])
