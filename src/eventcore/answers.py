@@ -430,6 +430,15 @@ def parse_event_field(field: str, value: str) -> str:
     return value
 
 
+def parse_dimension(name: str) -> str:
+    """Read the name of a property that is to be a dimension.
+
+    Raises:
+        InvalidQuestion: no condition can name it, or no store can hold it.
+    """
+    return parse_event_field("name", f"properties.{name}").removeprefix("properties.")
+
+
 def parse_event_type(field: str, value: str) -> str:
     """Read a type of event, in a segment or as a parameter of its own.
 
