@@ -137,7 +137,7 @@ class SqliteStore:
                 yield step
 
     async def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
-        """See `EventStore.rebuild_in_zone`. Others wait while the rows change places, a second for 200 MB of them."""
+        """See `EventStore.rebuild_in_zone`. Other writers wait while the rows change places."""
         self._check_open()
         async with aclosing(rebuilding.rebuild_in_zone(self._writer, zone)) as done:
             async for step in done:
