@@ -13,7 +13,7 @@ be changed (bitmaps, mappings) is made anew for each answer.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from secrets import token_hex
 from typing import NamedTuple
 
@@ -27,7 +27,8 @@ from eventcore.calendar import to_datetime
 from eventcore.dedup import member, same_content
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Book, Chunk, DeadLetter, Event, ImportRecord, Receipt, Replay, StoredEvent
-from eventcore.ports import DedupCache, EventStore, StoreDescription
+from eventcore.ports import DedupCache, EventStore, Rebuilt, StoreDescription
+from eventcore.rebuilding import known_zone
 
 SCHEMA = 1
 """Nothing outlives the process, so there is only one version."""
@@ -40,6 +41,7 @@ _CACHE_URL = re.compile(r"memory:(?://)?(?:\?members=([0-9]{1,9}))?")
 _FEWEST_MEMBERS = 2
 _ID_BYTES = 16
 _YEAR_10000_US = 253_402_300_800_000_000
+_NO_STEPS: Sequence[Rebuilt] = ()
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -279,6 +281,19 @@ class MemoryStore:
         """See `EventStore.fold`; events are counted at each question, so there is nothing to fold."""
         self._check_open()
         return 0
+
+    async def rebuild(self, project: str | None = None) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild`; there is nothing to rebuild."""
+        self._check_open()
+        for step in _NO_STEPS:
+            yield step
+
+    async def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild_in_zone`; days are counted anew for every question, in its zone."""
+        self._check_open()
+        known_zone(zone)
+        for step in _NO_STEPS:
+            yield step
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""

@@ -7,7 +7,7 @@ URL that means nothing, a schema of another version) is raised at once. Not here
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from itertools import count
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -17,7 +17,7 @@ from entrypoints.telemetry import LOGGER
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.errors import EventcoreError, Kind, StoreError
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
-from eventcore.ports import Consumer, Delivery, EventStore, Pending, Queue, StoreDescription
+from eventcore.ports import Consumer, Delivery, EventStore, Pending, Queue, Rebuilt, StoreDescription
 
 FIRST_PAUSE_SECONDS: Final = 0.25
 LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -166,6 +166,14 @@ class WaitingStore:
     async def fold(self, most_events: int) -> int:
         """See `EventStore`."""
         return await self._opening.part().fold(most_events)
+
+    def rebuild(self, project: str | None = None) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore`."""
+        return self._opening.part().rebuild(project)
+
+    def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore`."""
+        return self._opening.part().rebuild_in_zone(zone)
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore`."""

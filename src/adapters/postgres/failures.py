@@ -83,7 +83,8 @@ _MEANINGS: dict[str, _Meaning] = {
 _DAMAGED: _Meaning = (
     Kind.UNAVAILABLE,
     "damaged",
-    "a row of the precomputed activity at {where} cannot be read: `eventcore verify` tells which",
+    "a row of the precomputed activity at {where} cannot be read: `eventcore verify` tells which, and "
+    "`eventcore rebuild` makes it anew",
 )
 
 _FUNCTION = re.compile(r"^PL/pgSQL function ([^(]+)\(", re.MULTILINE)

@@ -25,12 +25,7 @@ _DAY_US = 86_400_000_000
 
 async def differences(session: Session, project: str | None, partition_us: int | None) -> list[str]:
     """See `EventStore.verify`."""
-    retention_days = 0 if partition_us is None else (await policies(session)).get("retention_days", 0)
-    since_us = EARLIEST_US
-    if retention_days:
-        # A day less, because clocks differ, and from a whole quarter of an hour on, as activity is kept.
-        since_us = time_ns() // 1_000 - (retention_days - 1) * _DAY_US
-        since_us -= since_us % QUARTER_US
+    since_us = await kept_since_us(session, partition_us)
     found: list[str] = []
     async with session.transaction(SNAPSHOT):
         for check in (name for name in statements() if name.startswith("check_")):
@@ -40,6 +35,16 @@ async def differences(session: Session, project: str | None, partition_us: int |
         found += await _activity(session, project, since_us)
         found += _told("letters", [row async for row in _broken_letters(session, project)])
     return found
+
+
+async def kept_since_us(session: Session, partition_us: int | None) -> int:
+    """From when on no event can have expired, at a quarter of an hour; long ago where events are kept for ever."""
+    retention_days = 0 if partition_us is None else (await policies(session)).get("retention_days", 0)
+    if not retention_days:
+        return EARLIEST_US
+    # A day less, because clocks differ, and from a whole quarter of an hour on, as activity is kept.
+    since_us = time_ns() // 1_000 - (retention_days - 1) * _DAY_US
+    return since_us - since_us % QUARTER_US
 
 
 async def _activity(session: Session, project: str | None, since_us: int) -> list[str]:

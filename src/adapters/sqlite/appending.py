@@ -147,6 +147,11 @@ class Appending:
         self._learned = []
 
     @property
+    def database(self) -> Database:
+        """The connection, for what is no business of events; nothing of it is remembered here."""
+        return self._database
+
+    @property
     def in_transaction(self) -> bool:
         """Whether the transaction is still open; some errors end it."""
         return self._database.in_transaction

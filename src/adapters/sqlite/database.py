@@ -168,6 +168,10 @@ class Database:
                 self._connection.execute("ROLLBACK TO undone")
                 self._connection.execute("RELEASE undone")
 
+    def interrupt(self) -> None:
+        """End the statement that runs in another thread, if one does, with an error there."""
+        self._connection.interrupt()
+
     @contextmanager
     def until(self, deadline: float, error: StoreError) -> Iterator[None]:
         """Raise the error in a statement of the body, or in `check_time`, once the monotonic clock is past this."""
@@ -402,7 +406,14 @@ def driver_errors(path: Path) -> Iterator[None]:
 
 
 def _translated(error: Exception, path: Path) -> StoreError:
-    if isinstance(error, Damaged | BrokenRow | msgspec.MsgspecError):
+    if isinstance(error, BrokenRow):
+        return StoreError(
+            Kind.SCHEMA,
+            DAMAGED,
+            f"the precomputed activity of {path.name} is damaged: `eventcore verify` tells where, "
+            "`eventcore rebuild` makes it anew",
+        )
+    if isinstance(error, Damaged | msgspec.MsgspecError):
         return _damaged(path)
     if isinstance(error, OSError):
         if error.errno in _NO_ROOM:

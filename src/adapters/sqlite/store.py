@@ -6,12 +6,13 @@ of one machine. Not for many writers on many machines: that is what the PostgreS
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from math import inf
 from pathlib import Path
 from time import monotonic
 
-from adapters.sqlite import reader
+from adapters.sqlite import reader, rebuilding
 from adapters.sqlite.counting import Counting
 from adapters.sqlite.database import Database, file_of, migrate_file, prepare
 from adapters.sqlite.reader import Readers
@@ -20,7 +21,7 @@ from adapters.sqlite.writer import Writer, closed
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.errors import StoreError, too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
-from eventcore.ports import EventStore, StoreDescription
+from eventcore.ports import EventStore, Rebuilt, StoreDescription
 
 EPOCH_SECONDS = 1.0
 """How old the answer of `SqliteStore.epoch` may be."""
@@ -127,6 +128,20 @@ class SqliteStore:
     async def fold(self, most_events: int) -> int:
         """See `EventStore.fold`. The writer folds by itself, too, when much waits and nobody writes."""
         return await self._writer.write(lambda appending: appending.fold(most_events))
+
+    async def rebuild(self, project: str | None = None) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild`. Needs room for the events' activity on the disk of temporary files."""
+        self._check_open()
+        async with aclosing(rebuilding.rebuild(self._path, self._writer, project)) as done:
+            async for step in done:
+                yield step
+
+    async def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild_in_zone`. Other writers wait while the rows change places."""
+        self._check_open()
+        async with aclosing(rebuilding.rebuild_in_zone(self._writer, zone)) as done:
+            async for step in done:
+                yield step
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""

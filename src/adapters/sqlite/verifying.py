@@ -16,7 +16,7 @@ from adapters.sqlite.reader import project_key
 from adapters.sqlite.rows import unpack
 from adapters.sqlite.statements import statements
 from eventcore.errors import StoreError
-from eventcore.projection import ANY_TYPE, QUARTERS, QUARTERS_A_DAY, Checked, Group, Key, unpack_quarters
+from eventcore.projection import ANY_TYPE, QUARTERS, QUARTERS_A_DAY, BrokenRow, Checked, Group, Key, unpack_quarters
 
 _SHOWN = 20
 """Differences of one kind that are told one by one; beyond it, that there are more."""
@@ -73,7 +73,10 @@ def _unpack_facts(database: Database, project: str | None) -> Iterator[str]:
         yield from _unpack_deltas(database, key, name)
         checked = Checked(zone)
         for grain, period, type_key, events, users in database.all("all_bitmaps", project_key=key):
-            checked.add(Key(grain, period, type_key), events, users)
+            try:
+                checked.add(Key(grain, period, type_key), events, users)
+            except BrokenRow:
+                continue
             if grain == QUARTERS and type_key != ANY_TYPE:
                 _insert_quarters(database, key, period, type_key, unpack_quarters(users))
         yield from (f"project {name}: {text}" for text in islice(checked.differences(), _SHOWN))

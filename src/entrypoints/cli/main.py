@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from entrypoints.cli import benching, dead, doctor, importing, maintenance, sampling, serving, stats, working
+from entrypoints.cli import (
+    benching,
+    dead,
+    doctor,
+    importing,
+    maintenance,
+    rebuilding,
+    sampling,
+    serving,
+    stats,
+    working,
+)
 from entrypoints.cli.exits import CommandError, Exit, from_core, say
 from eventcore.errors import EventcoreError
 
@@ -32,6 +43,7 @@ app.add_typer(benching.app, name="bench")
 app.command("sample")(sampling.sample_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("verify")(maintenance.verify_command)
+app.command("rebuild", help=rebuilding.HELP)(rebuilding.rebuild_command)
 app.command("migrate")(maintenance.migrate_command)
 app.command("epoch")(maintenance.epoch_command)
 import_app.command(help=importing.HELP)(importing.import_command)

@@ -15,12 +15,24 @@ from eventcore.contract.event_store.concurrency import Concurrency
 from eventcore.contract.event_store.describing import Describing
 from eventcore.contract.event_store.folding import Folding
 from eventcore.contract.event_store.keeping import Keeping
+from eventcore.contract.event_store.rebuilding import Rebuilding
 from eventcore.contract.event_store.replaying import Replaying
 
 __all__ = ["EventStoreContract", "StoreBackend"]
 
 
 class EventStoreContract(
-    Keeping, Bookkeeping, Checking, Burying, Replaying, Concurrency, Answering, Folding, Describing, Closing, Agreeing
+    Keeping,
+    Bookkeeping,
+    Checking,
+    Burying,
+    Replaying,
+    Concurrency,
+    Answering,
+    Folding,
+    Rebuilding,
+    Describing,
+    Closing,
+    Agreeing,
 ):
     """Subclass it and give it a fixture ``backend``, a `StoreBackend`."""
