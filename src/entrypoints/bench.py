@@ -38,7 +38,7 @@ import atexit, pathlib
 status = pathlib.Path("/proc/self/status")
 if status.exists():
     atexit.register(lambda: pathlib.Path("status").write_bytes(status.read_bytes()))
-from entrypoints.cli.main import main
+from entrypoints.cli.start import main
 main()
 """
 _START_SECONDS: Final = 30.0

@@ -60,7 +60,7 @@ def run_import(
         form: how the summary is printed.
 
     Raises:
-        CommandError: it cannot begin, or it failed in the middle.
+        CommandError: it cannot begin, it failed in the middle, or Ctrl-C ended it.
     """
     settings = read_settings(store_url=store_url)
     check_project(project)
@@ -74,8 +74,7 @@ def run_import(
     try:
         wait_for(run.run())
     except KeyboardInterrupt:
-        say(run.interrupted())
-        return Exit.INTERRUPTED
+        raise CommandError(run.interrupted(), code=Exit.INTERRUPTED) from None
     except EventcoreError as error:
         # What neither time nor the rows so far have any part in, the same command again would meet again.
         way_on = run.way_on() if error.retryable or run.tally.rows else ""
