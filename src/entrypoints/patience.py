@@ -2,7 +2,9 @@
 
 Until its server answers, every call of a waiting part raises a retryable `StoreError` that says what is missing, so
 that HTTP answers 503 and a worker pauses. Once opened, a part copes with outages itself. What waiting cannot mend (a
-URL that means nothing, a schema of another version) is raised at once. Not here: which parts there are (`container`).
+URL that means nothing, a schema of another version) is raised at once; a user, password or database that the server
+does not know is an error in the log, and tried again, for they may be made there. Not here: which parts there are
+(`container`).
 """
 
 import asyncio
@@ -106,7 +108,8 @@ class Opening(Generic[_Part]):
                 self._part = await self._open_part()
             except EventcoreError as error:
                 # Even what waiting cannot mend: the process is alive and says so, and somebody may mend it meanwhile.
-                if str(error) != str(self._reason) or loop.time() - said_at >= _SAID_AGAIN_SECONDS:
+                is_new = str(error) != str(self._reason)
+                if is_new or error.is_misconfiguration or loop.time() - said_at >= _SAID_AGAIN_SECONDS:
                     self._note(error)
                     said_at = loop.time()
                 continue
@@ -115,7 +118,11 @@ class Opening(Generic[_Part]):
 
     def _note(self, error: EventcoreError) -> None:
         self._reason = error
-        structlog.get_logger(LOGGER).warning(f"waiting for the {self._name}", reason=error.message)
+        log = structlog.get_logger(LOGGER)
+        if error.is_misconfiguration:  # said at every attempt, for nothing goes on until somebody has read it
+            log.error(f"cannot open the {self._name}", reason=error.message, code=error.code)
+        else:
+            log.warning(f"waiting for the {self._name}", reason=error.message, code=error.code)
 
 
 def can_wait(error: EventcoreError) -> bool:

@@ -36,6 +36,11 @@ RETRYABLE = frozenset({Kind.UNAVAILABLE, Kind.FULL, Kind.TIMEOUT, Kind.CLOSED})
 """Kinds for which sending the same again is right; event ids make it safe."""
 
 
+MISCONFIGURED = frozenset({"access_denied", "no_database"})
+"""Codes of errors whose kind is ``unavailable``, and that time alone seldom mends: somebody has to correct the URL,
+or what it names. A process that serves keeps trying, since that may happen while it runs; a command ends."""
+
+
 class EventcoreError(Exception):
     """The root of every error that eventcore raises on purpose.
 
@@ -57,6 +62,11 @@ class EventcoreError(Exception):
     def retryable(self) -> bool:
         """Whether sending the same again can succeed."""
         return self.kind in RETRYABLE
+
+    @property
+    def is_misconfiguration(self) -> bool:
+        """Whether it is up to somebody to correct what this process was told, rather than to time."""
+        return self.code in MISCONFIGURED
 
 
 class BodyError(EventcoreError):

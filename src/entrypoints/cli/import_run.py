@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.cli.csv_rows import COLUMNS, ColumnOptions, time_reader
-from entrypoints.cli.exits import CommandError, Exit, from_core, say
+from entrypoints.cli.exits import CommandError, Exit, exit_of, say
 from entrypoints.cli.loading import (
     STANDARD_INPUT,
     Forgetful,
@@ -77,8 +77,9 @@ def run_import(
         raise CommandError(run.interrupted(), code=Exit.INTERRUPTED) from None
     except EventcoreError as error:
         # What neither time nor the rows so far have any part in, the same command again would meet again.
-        way_on = run.way_on() if error.retryable or run.tally.rows else ""
-        raise CommandError(error.message + way_on, code=from_core(error).code) from error
+        by_time = error.retryable and not error.is_misconfiguration
+        way_on = run.way_on() if by_time or run.tally.rows else ""
+        raise CommandError(error.message + way_on, code=exit_of(error)) from error
     seconds = time.monotonic() - began
     run.print_answer(form)
     if run.tally.rows and not dry_run:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from entrypoints.cli import benching, dead, doctor, importing, maintenance, sampling, serving, stats, working
-from entrypoints.cli.exits import CommandError, Exit, from_core, say
+from entrypoints.cli.exits import CommandError, Exit, exit_of, say
 from eventcore.errors import EventcoreError
 
 DISTRIBUTION = "eventcore-analytics"
@@ -80,7 +80,7 @@ def run(commands: typer.Typer, arguments: list[str]) -> int:
         return error.code
     except EventcoreError as error:
         say(f"{name}: {error.message}")
-        return from_core(error).code
+        return exit_of(error)
     except BrokenPipeError:
         # Whoever read the answer has gone; what Python would still flush at exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
