@@ -38,7 +38,7 @@ async def ready(request: Request) -> Response:
     core: Eventcore = request.app.state.eventcore
     store = await _check(core.store.epoch)
     queue = await _check(lambda: core.queue.pending(DEFAULT_PROJECT))
-    cache = models.Check(status="ok" if core.cache.healthy else "unavailable", latency_ms=0.0)
+    cache = models.Check(status="ok" if core.cache.healthy else "unavailable", latency_ms=0.0, reason=None)
     if queue.status != "ok" or (store.status != "ok" and not core.queue.answers_first):
         status = "unavailable"
     else:
