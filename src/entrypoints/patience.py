@@ -17,7 +17,7 @@ import structlog
 
 from entrypoints.telemetry import LOGGER
 from eventcore.activity import ActivityQuery, ActivitySnapshot
-from eventcore.errors import EventcoreError, Kind, StoreError
+from eventcore.errors import EventcoreError, Kind, StoreError, unknown_freshness
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.ports import Consumer, Delivery, EventStore, Pending, Queue, StoreDescription
 
@@ -211,7 +211,11 @@ class WaitingQueue:
 
     async def pending(self, project: str) -> Pending:
         """See `Queue.pending`."""
-        return await self._opening.part().pending(project)
+        try:
+            queue = self._opening.part()
+        except StoreError as error:
+            raise unknown_freshness(error) from error
+        return await queue.pending(project)
 
     @property
     def answers_first(self) -> bool:

@@ -90,3 +90,9 @@ class InvalidQuestion(EventcoreError):
 
 class StoreError(EventcoreError):
     """A store, cache or queue could not do what was asked. ``raise … from`` keeps the driver's error."""
+
+
+def unknown_freshness(error: StoreError) -> StoreError:
+    """The error of a queue that cannot tell what is pending, with what this means to who asks for a statistic."""
+    told = "as long as the queue does not answer, nobody can say how fresh the numbers are"
+    return StoreError(error.kind, error.code, f"{error.message}; {told}")

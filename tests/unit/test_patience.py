@@ -133,7 +133,7 @@ async def test_a_queue_that_is_waited_for_answers_first() -> None:
     assert queue.answers_first
     with pytest.raises(StoreError):
         await queue.publish([])
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="nobody can say how fresh the numbers are"):
         await queue.pending("default")
     await queue.close()
 
