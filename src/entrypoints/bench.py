@@ -42,7 +42,6 @@ from entrypoints.cli.start import main
 main()
 """
 _START_SECONDS: Final = 30.0
-_STOP_SECONDS: Final = 120.0
 
 
 class NotVerified(Exception):

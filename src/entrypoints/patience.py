@@ -113,7 +113,7 @@ class Opening(Generic[_Part]):
                     self._note(error)
                     said_at = loop.time()
                 continue
-            structlog.get_logger(LOGGER).warning(f"{self._name} is open")
+            structlog.get_logger(LOGGER).info(f"{self._name} is open")
             return
 
     def _note(self, error: EventcoreError) -> None:

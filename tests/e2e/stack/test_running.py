@@ -1,12 +1,13 @@
 """The processes of a stack end with the test run, however that ends."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack.running import until
+from tests.e2e.stack.running import Running, until
 from tests.support import reaper
 
 pytestmark = pytest.mark.e2e
@@ -34,3 +35,14 @@ def test_a_process_ends_when_the_test_run_is_killed(tmp_path: Path) -> None:
         until(lambda: reaper.born(pid) != begun, "the process of the stack is gone", 20)
     finally:
         reaper.send({pid: begun}, 9)
+
+
+def test_that_it_listens_is_no_warning(tmp_path: Path) -> None:
+    running = Running("serve", tmp_path / "log", {"store_url": "memory://", "port": 0})
+    try:
+        running.wait_until_up()
+        lines = [json.loads(line) for line in running.said().splitlines()]
+        assert [(line["event"], line["level"]) for line in lines] == [("listening", "info")]
+        running.stop()
+    finally:
+        running.kill()
