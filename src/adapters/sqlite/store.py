@@ -53,7 +53,8 @@ async def migrate(url: str, *, check: bool = False) -> tuple[int, int]:
         The version found (0 where there was no store) and the version wanted.
 
     Raises:
-        StoreError: as `open_store`; kind ``schema`` also for a file that is newer than this code, unless ``check``.
+        StoreError: as `open_store`; kind ``schema`` also for a file that is newer than this code, unless ``check``;
+            with ``check``, ``unavailable`` also where there is no file and none can be made.
     """
     path = file_of(url)
     return await asyncio.to_thread(migrate_file, path, check=check)
