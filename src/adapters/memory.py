@@ -23,7 +23,7 @@ from pyroaring import BitMap
 from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Matching, Tallying, needs_events
 from eventcore.booking import entry, replay_entry
 from eventcore.breakdown import answer_in_parts
-from eventcore.calendar import to_datetime
+from eventcore.calendar import YEAR_10000_US, to_datetime
 from eventcore.conditions import properties_reader
 from eventcore.dedup import member, same_content
 from eventcore.dimensions import (
@@ -52,7 +52,6 @@ _STORE_URL = re.compile(r"memory:(?://)?")
 _CACHE_URL = re.compile(r"memory:(?://)?(?:\?members=([0-9]{1,9}))?")
 _FEWEST_MEMBERS = 2
 _ID_BYTES = 16
-_YEAR_10000_US = 253_402_300_800_000_000
 _NO_STEPS: Sequence[Rebuilt] = ()
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -453,7 +452,7 @@ def _tally(project: _Project, query: ActivityQuery) -> ActivitySnapshot:
 
 def _check(events: Sequence[Event], *received_us: int) -> None:
     """Refuse what decoding never lets through and other stores cannot hold, so that a test here misses nothing."""
-    if not all(map(_is_storable, events)) or not all(0 <= at_us < _YEAR_10000_US for at_us in received_us):
+    if not all(map(_is_storable, events)) or not all(0 <= at_us < YEAR_10000_US for at_us in received_us):
         raise StoreError(Kind.DATA, "refused_data", "the store cannot hold one of these values")
 
 
@@ -461,7 +460,7 @@ def _is_storable(event: Event) -> bool:
     names = event.user_id + event.event_type
     return (
         len(event.event_id) == _ID_BYTES
-        and 0 <= event.occurred_us < _YEAR_10000_US
+        and 0 <= event.occurred_us < YEAR_10000_US
         and "\0" not in names
         and not _LONE_SURROGATE.search(names + event.properties)
     )

@@ -2,7 +2,9 @@
 
 Until its server answers, every call of a waiting part raises a retryable `StoreError` that says what is missing, so
 that HTTP answers 503 and a worker pauses. Once opened, a part copes with outages itself. What waiting cannot mend (a
-URL that means nothing, a schema of another version) is raised at once. Not here: which parts there are (`container`).
+URL that means nothing, a schema of another version) is raised at once; a user, password or database that the server
+does not know is an error in the log, and tried again, for they may be made there. Not here: which parts there are
+(`container`).
 """
 
 import asyncio
@@ -16,7 +18,7 @@ import structlog
 from entrypoints.telemetry import LOGGER
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.dimensions import Dimension
-from eventcore.errors import EventcoreError, Kind, StoreError
+from eventcore.errors import EventcoreError, Kind, StoreError, unknown_freshness
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.ports import Consumer, Delivery, EventStore, Pending, Queue, Rebuilt, StoreDescription
 
@@ -107,16 +109,21 @@ class Opening(Generic[_Part]):
                 self._part = await self._open_part()
             except EventcoreError as error:
                 # Even what waiting cannot mend: the process is alive and says so, and somebody may mend it meanwhile.
-                if str(error) != str(self._reason) or loop.time() - said_at >= _SAID_AGAIN_SECONDS:
+                is_new = str(error) != str(self._reason)
+                if is_new or error.is_misconfiguration or loop.time() - said_at >= _SAID_AGAIN_SECONDS:
                     self._note(error)
                     said_at = loop.time()
                 continue
-            structlog.get_logger(LOGGER).warning(f"{self._name} is open")
+            structlog.get_logger(LOGGER).info(f"{self._name} is open")
             return
 
     def _note(self, error: EventcoreError) -> None:
         self._reason = error
-        structlog.get_logger(LOGGER).warning(f"waiting for the {self._name}", reason=error.message)
+        log = structlog.get_logger(LOGGER)
+        if error.is_misconfiguration:  # said at every attempt, for nothing goes on until somebody has read it
+            log.error(f"cannot open the {self._name}", reason=error.message, code=error.code)
+        else:
+            log.warning(f"waiting for the {self._name}", reason=error.message, code=error.code)
 
 
 def can_wait(error: EventcoreError) -> bool:
@@ -229,7 +236,11 @@ class WaitingQueue:
 
     async def pending(self, project: str) -> Pending:
         """See `Queue.pending`."""
-        return await self._opening.part().pending(project)
+        try:
+            queue = self._opening.part()
+        except StoreError as error:
+            raise unknown_freshness(error) from error
+        return await queue.pending(project)
 
     @property
     def answers_first(self) -> bool:

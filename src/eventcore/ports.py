@@ -315,7 +315,11 @@ class Queue(Protocol):
         ...
 
     async def pending(self, project: str) -> Pending:
-        """What was accepted and is not stored yet."""
+        """What was accepted and is not stored yet.
+
+        Raises:
+            StoreError: nobody can say; `eventcore.errors.unknown_freshness` makes the error that says so.
+        """
         ...
 
     @property

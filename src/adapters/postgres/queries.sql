@@ -786,6 +786,20 @@ LIMIT :shown
 
 -- What verify() compares itself, because the server cannot look into bitmaps. All in the order of project and period.
 
+-- name: stored_users
+-- As bytes: what a driver cannot read as text is told, too.
+SELECT name, user_key, textsend(user_id)
+FROM users JOIN projects USING (project_key)
+WHERE :project::text IS NULL OR name = :project
+ORDER BY name, user_key
+
+-- name: stored_types
+-- As stored_users.
+SELECT projects.name, type_key, textsend(event_types.name)
+FROM event_types JOIN projects USING (project_key)
+WHERE :project::text IS NULL OR projects.name = :project
+ORDER BY projects.name, type_key
+
 -- name: project_names
 SELECT project_key, name FROM projects WHERE :project::text IS NULL OR name = :project
 

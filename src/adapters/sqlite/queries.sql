@@ -773,6 +773,20 @@ LEFT JOIN event_types AS t ON t.project_key = e.project_key AND t.type_key = e.t
 WHERE (:project_key IS NULL OR e.project_key = :project_key) AND (u.user_id IS NULL OR t.name IS NULL)
 LIMIT :shown
 
+-- name: users_after
+-- The next users by their keys, names as bytes, which need not be text; rides the index on user keys.
+SELECT user_key, CAST(user_id AS BLOB) FROM users
+WHERE project_key = :project_key AND user_key > :after
+ORDER BY user_key
+LIMIT :rows
+
+-- name: types_after
+-- As users_after.
+SELECT type_key, CAST(name AS BLOB) FROM event_types
+WHERE project_key = :project_key AND type_key > :after
+ORDER BY type_key
+LIMIT :rows
+
 -- name: check_users
 -- Keys must be 0, 1, 2, … up to how many were given out; rides the index on user keys.
 SELECT name, printf(

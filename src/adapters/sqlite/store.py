@@ -56,7 +56,8 @@ async def migrate(url: str, *, check: bool = False) -> tuple[int, int]:
         The version found (0 where there was no store) and the version wanted.
 
     Raises:
-        StoreError: as `open_store`; kind ``schema`` also for a file that is newer than this code, unless ``check``.
+        StoreError: as `open_store`; kind ``schema`` also for a file that is newer than this code, unless ``check``;
+            with ``check``, ``unavailable`` also where there is no file and none can be made.
     """
     path = file_of(url)
     return await asyncio.to_thread(migrate_file, path, check=check)
@@ -145,7 +146,7 @@ class SqliteStore:
                 yield step
 
     async def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
-        """See `EventStore.rebuild_in_zone`. Others wait while the rows change places, a second for 200 MB of them."""
+        """See `EventStore.rebuild_in_zone`. Other writers wait while the rows change places."""
         self._check_open()
         async with aclosing(rebuilding.rebuild_in_zone(self._writer, zone)) as done:
             async for step in done:

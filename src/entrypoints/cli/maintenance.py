@@ -60,7 +60,7 @@ async def _find_schema_in_time(store_url: str, wait_seconds: float) -> tuple[int
             return await find_schema(store_url)
         except EventcoreError as error:
             left = until - time.monotonic()
-            if not error.retryable or left <= 0:
+            if not error.retryable or error.is_misconfiguration or left <= 0:
                 raise
             await asyncio.sleep(min(left, pause_seconds(attempt)))
     raise AssertionError  # an endless count has no end

@@ -105,6 +105,17 @@ def test_doctor_is_well_without_a_store_and_makes_none(eventcore: Command) -> No
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [["doctor"], ["migrate", "--check"], ["import", "--dry-run", "rows.csv"]])
+def test_a_store_that_cannot_be_made_is_not_one_that_is_only_missing(
+    eventcore: Command, workplace: Path, command: list[str]
+) -> None:
+    Path("rows.csv").write_text("user_id,event_type,occurred_at\n")
+    Path("data").touch()
+    ended = eventcore(*command, "--store-url", f"sqlite:///{workplace}/data/store.sqlite3")
+    assert ended.code == (1 if command == ["doctor"] else 5)
+    assert "store.sqlite3 cannot be made: what should be its folder is a file" in ended.out + ended.err
+
+
 def test_doctor_tells_of_the_store(eventcore: Command) -> None:
     Path("rows.csv").write_text(
         "user_id,event_type,occurred_at\nada,visit,2026-01-31T09:30:00Z\nbob,visit,2026-01-31T09:30:00Z\n"
