@@ -192,7 +192,7 @@ async def _write(writer: Writer, work: Callable[..., _T], *values: Any) -> _T:
 
 
 async def _rebuild_day(path: Path, writer: Writer, step: Step, gathering: "_Gathering") -> _Done:
-    day = await gathering.run(lambda: gathering.day(step))
+    day = await gathering.run(lambda: gathering.facts(step))
     done = await writer.write(lambda appending: _mend_day(appending, step.project_key, day))
     if done is None:
         raise _was_replaced(path)
@@ -328,7 +328,7 @@ class _Gathering:
                 self._database.run("gather_values", project_key=key, **dimension._asdict(), **bounds)
         self._newest = newest
 
-    def day(self, step: Step) -> _Day:
+    def facts(self, step: Step) -> _Day:
         """The events of a day."""
         database = self._database
         with driver_errors(self._path):

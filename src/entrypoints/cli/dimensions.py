@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ADD_HELP: Final = (
     "Declare a property a dimension: questions about it are then answered from precomputed activity.\n\n"
-    "Conditions on it, on it and on event_type, and breakdowns by it no longer read raw events, which takes milliseconds "
-    "instead of seconds. Each event costs a little more to store. What is stored already is counted now; events are taken and answers are "
+    "Conditions on it, also together with conditions on event_type, and breakdowns by it read no raw events any more. "
+    "Each event costs a little more to store. What is stored already is counted now; events are taken and answers are "
     "exact meanwhile. It may be stopped at any moment, and the same command goes on.\n\n"
     "It takes up to 1,000 values of at most 255 characters. One with more becomes full: questions about it read raw "
     "events again, until it is removed.\n\n"
