@@ -74,23 +74,36 @@ class Combining:
         if not declared:
             return []
         read = self._known.reader(tuple([dimension.name for dimension in declared]))
-        values = list(zip(*[read(event.properties) for event in events], strict=True))
+        # Events are many and alike: what is looked at is each text of properties with each type, once.
+        kinds = list(zip(types, [event.properties for event in events], strict=True))
+        raws = {kind: read(kind[1]) for kind in set(kinds)}
         columns: list[Sequence[int]] = []
-        for dimension, raws in zip(declared, values, strict=True):
-            wanted = list(zip(types, raws, strict=True))
-            keys = self._known.combinations.find(dimension.dimension_key, wanted)
-            if None in keys:
-                unknown = {one for one, key in zip(wanted, keys, strict=True) if key is None}
-                texts = {one: canonical(one[1]) for one in unknown}
-                found = await self.find_or_give(project_key, dimension, {(one[0], text) for one, text in texts.items()})
-                if found is None:
-                    continue
-                named = {one: found[one[0], text or ""] for one, text in texts.items()}
-                short = {one: key for one, key in named.items() if len(one[1] or b"") <= _KNOWN_BYTES}
-                learn(self._known.combinations, dimension.dimension_key, short)
-                keys = [named[one] if key is None else key for one, key in zip(wanted, keys, strict=True)]
-            columns.append([key for key in keys if key is not None])
+        for place, dimension in enumerate(declared):
+            wanted = {kind: (kind[0], values[place]) for kind, values in raws.items()}
+            found = await self._keys_of(project_key, dimension, list(set(wanted.values())), learn)
+            if found is not None:
+                of_kinds = {kind: found[one] for kind, one in wanted.items()}
+                columns.append([of_kinds[kind] for kind in kinds])
         return columns
+
+    async def _keys_of(
+        self, project_key: int, dimension: Declared, wanted: Sequence[Found], learn: Learn
+    ) -> Mapping[Found, int] | None:
+        known = self._known.combinations.find(dimension.dimension_key, wanted)
+        keys = {one: key for one, key in zip(wanted, known, strict=True) if key is not None}
+        texts = {one: canonical(one[1]) for one in wanted if one not in keys}
+        if not texts:
+            return keys
+        found = await self.find_or_give(project_key, dimension, {(one[0], text) for one, text in texts.items()})
+        if found is None:
+            return None
+        new = {one: found[one[0], text or ""] for one, text in texts.items()}
+        learn(
+            self._known.combinations,
+            dimension.dimension_key,
+            {one: key for one, key in new.items() if len(one[1] or b"") <= _KNOWN_BYTES},
+        )
+        return keys | new
 
     async def find_or_give(
         self, project_key: int, dimension: Declared, wanted: Set[tuple[int, str | None]]

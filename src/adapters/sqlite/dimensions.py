@@ -6,7 +6,7 @@ combination is (`eventcore.dimensions`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from secrets import token_hex
 from typing import NamedTuple
 
@@ -41,6 +41,10 @@ _decode_combinations = msgspec.json.Decoder(list[Combination]).decode
 
 Found = tuple[int, bytes | None]
 """The type of an event, and the value of a property as it stands there."""
+
+
+Learn = Callable[[KnownKeys[Found], int, Mapping[Found, int]], None]
+"""Is told which keys may be remembered once they are committed; with the key of their dimension."""
 
 
 class Declared(NamedTuple):
@@ -87,7 +91,7 @@ class Combining:
         project_key: int,
         types: Sequence[int],
         events: Sequence[Event],
-        learn: Callable[[KnownKeys[Found], int, Mapping[Found, int]], None],
+        learn: Learn,
     ) -> list[Sequence[int]]:
         """For each dimension of a project, the key of the combination of each event.
 
@@ -103,28 +107,34 @@ class Combining:
         read = self._readers.get(project_key)
         if read is None:
             read = self._readers[project_key] = properties_reader([dimension.name for dimension in declared])
-        values = list(zip(*[read(event.properties) for event in events], strict=True))
+        # Events are many and alike: what is looked at is each text of properties with each type, once.
+        kinds = list(zip(types, [event.properties for event in events], strict=True))
+        raws = {kind: read(kind[1]) for kind in set(kinds)}
         columns: list[Sequence[int]] = []
-        for dimension, raws in zip(list(declared), values, strict=True):
-            wanted = list(zip(types, raws, strict=True))
-            keys: list[int | None] = list(map(self.known.of(dimension.dimension_key).get, wanted))
-            if None in keys:
-                unknown = {one for one, key in zip(wanted, keys, strict=True) if key is None}
-                found = self._find_or_give_raw(project_key, dimension, unknown)
-                if found is None:
-                    continue
-                short = {one: key for one, key in found.items() if len(one[1] or b"") <= _KNOWN_BYTES}
-                learn(self.known, dimension.dimension_key, short)
-                keys = [found[one] if key is None else key for one, key in zip(wanted, keys, strict=True)]
-            columns.append([key for key in keys if key is not None])
+        for place, dimension in enumerate(list(declared)):
+            wanted = {kind: (kind[0], values[place]) for kind, values in raws.items()}
+            found = self._keys_of(project_key, dimension, set(wanted.values()), learn)
+            if found is not None:
+                of_kinds = {kind: found[one] for kind, one in wanted.items()}
+                columns.append([of_kinds[kind] for kind in kinds])
         return columns
 
-    def _find_or_give_raw(
-        self, project_key: int, dimension: Declared, wanted: Iterable[Found]
-    ) -> dict[Found, int] | None:
-        texts = {one: canonical(one[1]) for one in wanted}
+    def _keys_of(
+        self, project_key: int, dimension: Declared, wanted: Set[Found], learn: Learn
+    ) -> Mapping[Found, int] | None:
+        known = self.known.of(dimension.dimension_key)
+        unknown = {one for one in wanted if one not in known}
+        if not unknown:
+            return known
+        texts = {one: canonical(one[1]) for one in unknown}
         found = self.find_or_give(project_key, dimension, {(one[0], text) for one, text in texts.items()})
-        return None if found is None else {one: found[one[0], text or ""] for one, text in texts.items()}
+        if found is None:
+            return None
+        keys = {one: found[one[0], text or ""] for one, text in texts.items()}
+        learn(
+            self.known, dimension.dimension_key, {one: keys[one] for one in keys if len(one[1] or b"") <= _KNOWN_BYTES}
+        )
+        return keys | {one: known[one] for one in wanted - unknown}
 
     def find_or_give(
         self, project_key: int, dimension: Declared, wanted: Set[tuple[int, str | None]]
