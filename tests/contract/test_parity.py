@@ -181,9 +181,6 @@ async def test_timescaledb_answers_every_question_as_the_oracle_does(
     await check(running, *asked)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the last of several values may not end with a comma: an empty one is read behind it"
-)
 async def test_the_last_of_several_values_may_end_with_a_comma() -> None:
     question = Question.from_request(r"/stats/dau?from=2026-03-17&to=2026-03-31&segment=properties.p in x\,")
     async with await eventcore.open("memory://") as core:
