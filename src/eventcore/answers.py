@@ -432,9 +432,14 @@ def parse_dimension(name: str) -> str:
     """Read the name of a property that is to be a dimension.
 
     Raises:
-        InvalidQuestion: no condition can name it, or no store can hold it.
+        InvalidQuestion: it is empty or too long, or holds what no store can hold.
     """
-    return parse_event_field("name", f"properties.{name}").removeprefix("properties.")
+    if not name:
+        raise InvalidQuestion(
+            "name", "invalid_field", "a dimension is named by one key of the properties, dots included"
+        )
+    _check_text("name", "a property's name", name, LIMITS.property_name_chars)
+    return name
 
 
 def parse_event_type(field: str, value: str) -> str:

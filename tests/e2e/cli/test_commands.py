@@ -401,7 +401,7 @@ def test_dimensions_are_added_listed_and_removed(eventcore: Command) -> None:
     Path("rows.csv").write_text(
         "user_id,event_type,occurred_at,country\nada,visit,2026-01-31T09:30:00Z,UA\nbob,visit,2026-01-31T23:30:00Z,PL\n"
     )
-    eventcore("import", "rows.csv")
+    eventcore("import", "rows.csv", "--properties-from-rest")
     asked = (
         "stats",
         "dau",
@@ -440,7 +440,7 @@ def test_dimensions_say_what_they_cannot_do(eventcore: Command) -> None:
         "user_id,event_type,occurred_at,session\n"
         + "".join(f"ada,visit,2026-01-31T09:30:00Z,session {number}\n" for number in range(1_001))
     )
-    eventcore("import", "rows.csv")
+    eventcore("import", "rows.csv", "--properties-from-rest")
     for arguments, code, reason in (
         (("add", "session"), 2, "more than 1,000 values"),
         (("add", ""), 2, "one key of the properties"),
