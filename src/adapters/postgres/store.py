@@ -7,7 +7,7 @@ may also go to a replica. Not for one process alone: the SQLite adapter needs no
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
 
@@ -27,7 +27,7 @@ from adapters.postgres.verifying import differences
 from adapters.postgres.writer import Writer
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.dimensions import Dimension, check_name
-from eventcore.errors import too_slow
+from eventcore.errors import StoreError, too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.ports import EventStore, Rebuilt, StoreDescription
 from eventcore.rebuilding import known_zone
@@ -216,8 +216,12 @@ class PostgresStore:
                 yield step
 
     async def remove_dimension(self, project: str, name: str) -> bool:
-        """See `EventStore.remove_dimension`. Its rows are deleted with the next fold."""
-        return await self._writer.declare(partial(Appending.remove, project=project, name=name))
+        """See `EventStore.remove_dimension`. Its rows are deleted with a fold, this one or another's."""
+        removed = await self._writer.declare(partial(Appending.remove, project=project, name=name))
+        if removed:
+            with suppress(StoreError):
+                await self.fold(1)
+        return removed
 
     def _rebuilding(self, session: Session) -> Rebuilding:
         return Rebuilding(session, self._address, self._partition_us, self.fold)

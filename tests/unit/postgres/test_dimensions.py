@@ -91,19 +91,20 @@ async def test_an_append_that_has_begun_is_waited_for(url: str, store: EventStor
     """It has read the list already, and its events must not be missed by who builds the dimension."""
     await store.append([some(1, 3)])
     connection = await asyncpg.connect(url)
-    writing = connection.transaction()
-    await writing.start()
-    await connection.execute("LOCK TABLE event_ledger IN ACCESS EXCLUSIVE MODE")
-    appending = asyncio.create_task(store.append([some(11, 3)]))
-    await asyncio.sleep(0.3)  # it has the lock of the list by now, and waits for the ledger
-    adding = asyncio.create_task(add(store, "country"))
-    await asyncio.sleep(0.3)
-    late = asyncio.create_task(store.append([some(21, 3)]))
-    await asyncio.wait([adding, appending, late], timeout=0.3)
-    assert not adding.done()
-    assert await asked(url, "SELECT count(*) FROM dimensions") == [(0,)]
-    await writing.rollback()
-    await connection.close()
+    try:
+        writing = connection.transaction()
+        await writing.start()
+        await connection.execute("LOCK TABLE event_ledger IN ACCESS EXCLUSIVE MODE")
+        appending = asyncio.create_task(store.append([some(11, 3)]))
+        await asyncio.sleep(0.3)  # it has the lock of the list by now, and waits for the ledger
+        adding = asyncio.create_task(add(store, "country"))
+        await asyncio.sleep(0.3)
+        late = asyncio.create_task(store.append([some(21, 3)]))
+        await asyncio.wait([adding, appending, late], timeout=0.3)
+        assert not adding.done()
+        assert await asked(url, "SELECT count(*) FROM dimensions") == [(0,)]
+    finally:
+        await connection.close()
     await asyncio.gather(appending, adding, late)
     answer = await store.activity(QUESTION)
     model = model_of([some(1, 3), some(11, 3), some(21, 3)])

@@ -513,14 +513,16 @@ class Dimensioning(StoreFixtures):
 
     # Building
 
-    async def test_one_that_was_left_is_begun_again(self, projecting: EventStore) -> None:
-        """Until it is built, questions read events, and it takes what comes."""
+    @pytest.mark.parametrize("folded", [0, 100, _ALL])
+    async def test_one_that_was_left_is_begun_again(self, projecting: EventStore, folded: int) -> None:
+        """Until it is built, questions read events, and it takes what comes; however much of that is folded."""
         chunks = [_visits(200), _visits(200, first=200)]
         await projecting.append(chunks[:1])
         await _begin(projecting.add_dimension("default", "country"))
         assert await _states(projecting) == {"country": "building"}
         await projecting.append(chunks[1:])
-        await _fold_all(projecting)
+        if folded:
+            await projecting.fold(folded)
         await _check(projecting, model_of(chunks), "events")
         assert list(await projecting.verify()) == []
 
@@ -530,6 +532,9 @@ class Dimensioning(StoreFixtures):
         assert sum(step.events for step in done) == 400
         await _check(projecting, model_of(chunks), "activity")
         assert await add(projecting, "country") == []
+        assert list(await projecting.verify()) == []
+        await _fold_all(projecting)
+        await _check(projecting, model_of(chunks), "activity")
         assert list(await projecting.verify()) == []
 
     async def test_one_that_is_removed_while_it_is_built(self, projecting: EventStore) -> None:
