@@ -53,6 +53,9 @@ not, or the field is absent. ``exists``, ``missing``: whether it is there, whate
 there, and its text (`value_text`) is, or is not, one of the condition's; each text is in exactly one group then.
 """
 
+NAME_CHARS: Final = 255
+"""Characters of the longest string that is a group of its own in a breakdown; no condition names a longer one."""
+
 ABSENT: Final = object()
 """Stands for the value of a property that an event does not have."""
 
@@ -125,22 +128,22 @@ def read_value(value: bytes) -> Any:
 
 
 def value_text(found: Any) -> str | None:
-    """What a value is called where events are broken down by it; None for what has no name: arrays and objects.
+    """What a value is called where events are broken down by it; None for what has no name.
+
+    Arrays and objects have none, and strings of more than `NAME_CHARS`.
 
     A string as it is; a number in its shortest digits without an exponent (1.0 is ``1``, 1e3 is ``1000``); true, false
     and null as these words.
     """
     if isinstance(found, str):
-        return found
+        return found if len(found) <= NAME_CHARS else None
     if found is None or isinstance(found, bool):
         return json.dumps(found)
     if isinstance(found, int):
         return str(found)
     if isinstance(found, Decimal):
-        text = format(found, "f")
-        if "." in text:
-            text = text.rstrip("0").rstrip(".")
-        return "0" if text == "-0" else text
+        text = format(found, "f") if found else "0"
+        return text.rstrip("0").rstrip(".") if "." in text else text
     return None
 
 

@@ -129,6 +129,7 @@ def test_every_value_is_in_exactly_one_group(key: str, properties: dict[str, Any
         ("1e-3", "0.001"),
         ("0e5", "0"),
         ("-0", "0"),
+        ("0e-300", "0"),
         ("9007199254740993", "9007199254740993"),
     ],
 )

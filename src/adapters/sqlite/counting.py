@@ -8,6 +8,7 @@ added since. Not here: what a question means (`eventcore.activity`).
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
@@ -36,6 +37,7 @@ from eventcore.projection import Key
 KEPT_BYTES = 32 * 1024 * 1024
 """Unpacked deltas kept in a process; the folds see to it that there are few."""
 
+_LOOK_AGAIN_SECONDS = 0.1
 _GROUP_BYTES = 600  # of a bitmap with its dictionary entries, measured
 _USER_BYTES = 3  # of a user in a bitmap, measured
 _DELTAS_AT_ONCE = 20
@@ -80,8 +82,18 @@ class Counting:
         if needs_events(query):
             return answer_in_parts(query, lambda asked: _from_events(database, asked))
         # The snapshot begins with the first statement, so behind the lock it is never older than what is kept.
-        with self._lock:
+        with self._turn(database):
             return answer_in_parts(query, lambda asked: self._from_rows(database, asked))
+
+    @contextmanager
+    def _turn(self, database: Database) -> Iterator[None]:
+        """Wait for those who ask at the same time, as long as there is time."""
+        while not self._lock.acquire(timeout=-1 if database.deadline is None else _LOOK_AGAIN_SECONDS):
+            database.check_time()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _from_rows(self, database: Database, query: ActivityQuery) -> ActivitySnapshot:
         tallying = Tallying(query)

@@ -71,6 +71,8 @@ class SqliteStore:
         self._path = path
         self._writer = Writer(path)
         self._readers = Readers(path)
+        # Of their own, so that what takes seconds never keeps events or readiness waiting.
+        self._patient_readers = Readers(path)
         self._counting = Counting()
         self._epoch = ""
         self._epoch_read_at = -inf
@@ -119,7 +121,7 @@ class SqliteStore:
             with database.until(asked_at + query.seconds, too_slow(query.seconds)):
                 return self._counting.activity(database, query)
 
-        return await self._readers.answer(answer)
+        return await self._patient_readers.answer(answer)
 
     async def version(self, project: str) -> str:
         """See `EventStore.version`."""
@@ -189,12 +191,12 @@ class SqliteStore:
     async def describe(self) -> StoreDescription:
         """See `EventStore.describe`."""
         self._check_open()
-        return await self._readers.answer(reader.describe)
+        return await self._patient_readers.answer(reader.describe)
 
     async def verify(self, project: str | None = None) -> Sequence[str]:
         """See `EventStore.verify`."""
         self._check_open()
-        return await self._readers.run(lambda: verify_file(self._path, project))
+        return await self._patient_readers.run(lambda: verify_file(self._path, project))
 
     async def close(self) -> None:
         """See `EventStore.close`; closing again does nothing."""
@@ -204,6 +206,7 @@ class SqliteStore:
     def _close(self) -> None:
         # Readers first: the writer's last checkpoint waits for nobody then.
         self._readers.close()
+        self._patient_readers.close()
         self._writer.close()
 
     def _check_open(self) -> None:

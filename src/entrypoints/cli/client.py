@@ -41,7 +41,7 @@ def ask_server(url: str, path: str, parameters: dict[str, Any]) -> dict[str, Any
         document = msgspec.json.decode(request_server(url, path, parameters))
         if isinstance(document, dict) and "data" in document:
             return document
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     raise not_ours()
 
@@ -75,6 +75,8 @@ def request_server(
     except httpx.TimeoutException as error:
         message = f"the server at {parts.hostname} does not answer within {wait_seconds:.0f} seconds"
         raise CommandError(message, code=Exit.UNREACHABLE) from error
+    except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+        raise not_ours() from error
     except (httpx.TransportError, httpx.InvalidURL) as error:
         message = f"no server is reachable at {parts.scheme}://{printable(parts.netloc.rpartition('@')[2])}"
         raise CommandError(f"{message}; `eventcore serve` starts one", code=Exit.UNREACHABLE) from error
