@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from entrypoints import bench
+from entrypoints.bench_processes import NotVerified
 from tests.e2e.cli.conftest import SCRIPTS, Ended
 
 Command = Callable[..., Ended]
@@ -272,13 +273,13 @@ def test_bench_gives_no_figure_when_the_store_holds_something_else(
 ) -> None:
     wrong = bench.Expected(events=300, user_days=7)
     monkeypatch.setattr(bench, "_expect", lambda plan: wrong)
-    with pytest.raises(bench.NotVerified, match="daily active users"):
+    with pytest.raises(NotVerified, match="daily active users"):
         measure(bench.Plan(events=300, batch=100, clients=2, runs=1, folder=workplace))
 
 
 def test_bench_says_not_verified_and_exits_1(eventcore: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(plan: bench.Plan) -> list[bench.Run]:
-        raise bench.NotVerified("one event is missing")
+        raise NotVerified("one event is missing")
 
     monkeypatch.setattr(bench, "measure_import", fail)
     ended = eventcore("bench", "import", "--events", "10")
