@@ -139,10 +139,10 @@ def measure_embedded(plan: Plan) -> list[Run]:
         for number in range(plan.runs):
             store = folder / f"run-{number}.sqlite3"
             port = free_port()
-            _write_requests(requests, plan, port)
+            write_requests(requests, plan, port)
             with start(folder, f"sqlite:///{store}", "serve", "--port", str(port)) as server:
                 wait_for_port(server, port)
-                report = _load(requests, port, plan.clients)
+                report = load(requests, port, plan.clients)
                 server.terminate()
                 _, usage = wait(server)
             require(
@@ -158,13 +158,13 @@ def measure_ceiling(plan: Plan) -> float:
     """How many events a second the load generator sends to a server that only reads the bodies."""
     with new_folder(plan.folder) as folder:
         port = free_port()
-        _write_requests(folder / "requests", plan, port)
+        write_requests(folder / "requests", plan, port)
         command = [sys.executable, "-m", "uvicorn", "entrypoints.bench_load:null_app", "--port", str(port)]
         command += ["--log-level", "warning", "--lifespan", "off"]
         with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL) as server:  # noqa: S603 - our own
             try:
                 wait_for_port(server, port)
-                report = _load(folder / "requests", port, plan.clients)
+                report = load(folder / "requests", port, plan.clients)
             finally:
                 server.kill()
     return plan.events / report.seconds
@@ -235,7 +235,7 @@ async def _verify(store: Path, expected: Expected) -> None:
         require(not differences, f"the books do not balance: {differences[:1]}")
 
 
-def _write_requests(path: Path, plan: Plan, port: int) -> None:
+def write_requests(path: Path, plan: Plan, port: int) -> None:
     """Write each request as it goes over the wire, head and body, behind its length."""
     rows = generate(plan.sample)
     with path.open("wb") as file:
@@ -256,7 +256,8 @@ def _event_json(row: SampleEvent) -> bytes:
     ).encode()
 
 
-def _load(requests: Path, port: int, clients: int) -> LoadReport:
+def load(requests: Path, port: int, clients: int) -> LoadReport:
+    """Send the requests of a file from a process of its own."""
     command = [sys.executable, "-m", "entrypoints.bench_load", str(requests), str(port), str(clients)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603 - our own
     require(done.returncode == 0, f"the load generator failed: {done.stderr.decode(errors='replace')[-200:].strip()}")

@@ -148,9 +148,16 @@ class Client:
 
 
 @contextmanager
-def serve(folder: Path, store_url: str, *, folds: bool = True) -> Iterator[int]:
-    """The port of a server that is ready and has answered nothing else; statistics may take an hour there."""
-    port = free_port()
+def serve(folder: Path, store_url: str, *, folds: bool = True, port: int | None = None) -> Iterator[int]:
+    """The port of a server that is ready and has answered nothing else; statistics may take an hour there.
+
+    Args:
+        folder: where it runs.
+        store_url: its store.
+        folds: see `start`.
+        port: where it listens; None for any.
+    """
+    port = free_port() if port is None else port
     settings = {"EVENTCORE_STATISTICS_SECONDS": "3600", "EVENTCORE_LOG_LEVEL": "warning"}
     with start(folder, store_url, "serve", "--port", str(port), folds=folds, settings=settings) as server:
         wait_for_port(server, port)

@@ -129,6 +129,48 @@ def bench_stats(
         print_rows(flat_rows(document), chosen)
 
 
+@app.command("mixed")
+def bench_mixed(
+    events: _Events = 1_000_000,
+    store: _Store = "sqlite",
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="A PostgreSQL server on which databases may be made and deleted."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, max=2_000, help="Events in a request.")] = 1_000,
+    clients: Annotated[int, typer.Option("--clients", metavar="N", min=1, max=500, help="Connections.")] = 8,
+    rate: Annotated[float, typer.Option("--rate", metavar="N", min=0.1, max=1_000, help="Questions a second.")] = 10.0,
+    ids: _Ids = "v4",
+    runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="Pairs of runs.")] = 3,
+    folder: _Folder = Path(),
+    form: AnswerFormat = Format.TABLE,
+    json: Json = False,
+) -> None:
+    """Statistics while events stream in at full speed, and what ingestion loses to them; every answer is checked."""
+    from entrypoints.bench_mixed import MixedPlan, measure_mixed, mixed_summary
+
+    plan = MixedPlan(
+        events=events,
+        store=_store_kind(store, url),
+        url=url,
+        batch=batch,
+        clients=clients,
+        rate=rate,
+        id_version=id_version(ids),
+        runs=runs,
+        folder=folder,
+    )
+    document = mixed_summary(plan, _verified(lambda: measure_mixed(plan, say)))
+    chosen = choose_format(form, json)
+    if chosen is Format.JSON:
+        print_document(document)
+    elif chosen is Format.TABLE:
+        _print_mixed(document)
+    else:
+        plain = [{name: value for name, value in run.items() if name != "p95_ms_of"} for run in document["runs"]]
+        print_rows(plain, chosen)
+
+
 def _measure(
     plan: "Plan", measure: "Callable[[Plan], list[Run]]", form: Format, more: dict[str, Any] | None = None
 ) -> None:
@@ -215,3 +257,17 @@ def _milliseconds(timing: dict[str, Any] | None) -> str:
 
 def _times(ratio: float | None) -> str:
     return "–" if ratio is None else f"{ratio:,.0f} ×" if ratio >= 10 else f"{ratio:,.1f} ×"
+
+
+def _print_mixed(document: dict[str, Any]) -> None:
+    names = [name for name in document["runs"][0] if name != "p95_ms_of"]
+    rows = [[str(number), *(f"{run[name]:,}" for name in names)] for number, run in enumerate(document["runs"], 1)]
+    print_table(("pair", *(name.replace("_", " ") for name in names)), rows)
+    print(
+        f"every answer checked; median {document['median_alone_events_per_second']:,.0f} events/s alone and "
+        f"{document['median_asked_events_per_second']:,.0f} beside {document['questions_per_second']:g} questions a "
+        f"second: {document['median_lost'] * 100:.1f} % lost; p95 of the answers {document['median_p95_ms']} ms"
+    )
+    for name in document["runs"][0]["p95_ms_of"]:
+        found = [f"{run['p95_ms_of'].get(name, 0):,}" for run in document["runs"]]
+        print(f"  {name}: p95 {', '.join(found)} ms")
