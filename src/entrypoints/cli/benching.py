@@ -86,6 +86,10 @@ def bench_stats(
     zone: Annotated[str, typer.Option("--zone", help="The other time zone.")] = "Asia/Kathmandu",
     ids: _Ids = "v4",
     runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="Fresh servers for each cold question.")] = 3,
+    properties: Annotated[
+        bool,
+        typer.Option("--properties/--no-properties", help="Ask about properties too, which reads raw rows: slow."),
+    ] = True,
     keep: Annotated[
         Path | None,
         typer.Option("--keep", file_okay=False, help="Keep the loaded store here, and use one that is here already."),
@@ -116,6 +120,7 @@ def bench_stats(
         zone=zone,
         runs=runs,
         id_version=id_version(ids),
+        properties=properties,
         folder=folder,
         keep=keep,
     )
