@@ -248,7 +248,7 @@ def _kinds(selection: Selection, query: ActivityQuery, type_names: Mapping[int, 
     """The types of rows that tell about a selection; None for all real types."""
     if selection.any_type:
         return (ANY_TYPE,) if query.split is None else None
-    return tuple(key for key, name in type_names.items() if selection.admits(name))
+    return selection.admitted(type_names.items())
 
 
 def _slots(query: ActivityQuery, zone: ZoneInfo, stored: tuple[int, int]) -> Iterable[tuple[int, list[Piece]]]:

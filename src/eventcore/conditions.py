@@ -5,7 +5,7 @@ Not here: how they are written in a request (`answers`), and counting what they 
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal, assert_never
 
@@ -170,6 +170,11 @@ class Selection(msgspec.Struct, frozen=True, gc=False):
     def admits(self, event_type: str) -> bool:
         """Whether events of this type are selected, as far as their type decides."""
         return all(condition.holds(event_type) for condition in self.conditions if condition.field == "event_type")
+
+    def admitted(self, types: Iterable[tuple[int, str]]) -> tuple[int, ...]:
+        """The keys of the types that it admits, of thousands; each type is a key and its name."""
+        named = self.event_types
+        return tuple([key for key, name in types if (named is None or name in named) and self.admits(name)])
 
     @property
     def properties(self) -> tuple[Condition, ...]:

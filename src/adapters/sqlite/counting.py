@@ -229,7 +229,7 @@ def _tally_deltas(query: ActivityQuery, unpacked: _Unpacked, names: Sequence[str
 
 def _type_keys(selection: Selection, names: Sequence[str]) -> frozenset[int] | None:
     """The types that matter to a selection, None when all do."""
-    return None if selection.any_type else frozenset(key for key, name in enumerate(names) if selection.admits(name))
+    return None if selection.any_type else frozenset(selection.admitted(enumerate(names)))
 
 
 def _from_events(database: Database, query: ActivityQuery) -> ActivitySnapshot:
