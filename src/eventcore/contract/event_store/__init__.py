@@ -4,6 +4,7 @@ How to use it is in `eventcore.contract`. Each module holds the tests of one sub
 compare with.
 """
 
+from eventcore.contract.event_store.admitting import Admitting
 from eventcore.contract.event_store.agreeing import Agreeing
 from eventcore.contract.event_store.answering import Answering
 from eventcore.contract.event_store.backend import StoreBackend
@@ -21,6 +22,17 @@ __all__ = ["EventStoreContract", "StoreBackend"]
 
 
 class EventStoreContract(
-    Keeping, Bookkeeping, Checking, Burying, Replaying, Concurrency, Answering, Folding, Describing, Closing, Agreeing
+    Keeping,
+    Bookkeeping,
+    Checking,
+    Burying,
+    Replaying,
+    Concurrency,
+    Answering,
+    Folding,
+    Admitting,
+    Describing,
+    Closing,
+    Agreeing,
 ):
     """Subclass it and give it a fixture ``backend``, a `StoreBackend`."""
