@@ -103,8 +103,12 @@ def make_key(
 
     Args:
         random_bytes: `RANDOM_BYTES` of them, from a source fit for secrets.
-        project, scopes, label, origins, expires_us: see `ApiKey`; the ``parse_`` functions here read what people write.
+        project: as all that follow see `ApiKey`; the ``parse_`` functions here read what people write.
+        scopes: what it may do.
         now_us: the time.
+        label: what it is for.
+        origins: the web pages that may use it.
+        expires_us: from when on it is refused.
     """
     assert len(random_bytes) == RANDOM_BYTES, "a short secret can be guessed"
     key_id, secret = _base32(random_bytes[:ID_BYTES]), _base32(random_bytes[ID_BYTES:])

@@ -5,7 +5,7 @@ Plain ASGI, because it runs for every request. Not here: problems that routes kn
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from os import urandom
 from time import perf_counter
 
@@ -35,7 +35,9 @@ class Frame:
         guard: gives the problem of a request that must not reach the app, or None.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, guard: Callable[[Scope], HttpProblem | None]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, guard: Callable[[Scope], Awaitable[HttpProblem | None]]
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._guard = guard
@@ -68,7 +70,7 @@ class Frame:
             await problem_response(problem, exchange.request_id)(scope, receive, send_noting)
 
         try:
-            refusal = self._guard(scope)
+            refusal = await self._guard(scope)
             if refusal is not None:
                 await refuse(refusal)
             else:
