@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from entrypoints.cli import benching, dead, doctor, importing, maintenance, sampling, serving, stats, working
+from entrypoints.cli import benching, dead, doctor, importing, keys, maintenance, sampling, serving, stats, working
 from entrypoints.cli.exits import CommandError, Exit, from_core, say
 from eventcore.errors import EventcoreError
 
@@ -28,6 +28,7 @@ app.command("worker")(working.worker_command)
 app.command("import", help=importing.HELP)(importing.import_command)
 app.add_typer(stats.app, name="stats")
 app.add_typer(dead.app, name="dead")
+app.add_typer(keys.app, name="keys")
 app.add_typer(benching.app, name="bench")
 app.command("sample")(sampling.sample_command)
 app.command("doctor")(doctor.doctor_command)

@@ -186,7 +186,7 @@ def _complete(app: FastAPI) -> None:
         for path, method, operation in docs.operations(document):
             need = need_of(path, method.upper())
             if need is None:
-                del operation["responses"]["401"]
+                operation["responses"].pop("401", None)  # FastAPI keeps the document that it has generated
             else:
                 operation["security"] = [{scheme: [need]} for scheme in _SCHEMES]
         return document
