@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from entrypoints.http.exchange import ClientGone, Exchange, header_values, open_exchange
 from entrypoints.http.problems import HttpProblem, problem_response
 from entrypoints.telemetry import LOGGER, Metrics
+from eventcore.keys import PREFIX
 
 CLIENT_GONE_STATUS = 499
 """What logs and metrics show for a request that was cut; nobody receives it. nginx uses the same number."""
@@ -104,4 +105,6 @@ class Frame:
 
 def _request_id(scope: Scope) -> str:
     sent = header_values(scope, b"x-request-id")
-    return sent[0] if len(sent) == 1 and _SANE_ID.fullmatch(sent[0]) else urandom(12).hex()
+    # It is logged, and whoever sends a key in the wrong header must not find it there.
+    is_sane = len(sent) == 1 and _SANE_ID.fullmatch(sent[0]) and PREFIX not in sent[0]
+    return sent[0] if is_sane else urandom(12).hex()

@@ -187,7 +187,8 @@ def _foreign_page(scope: AsgiScope, key: ApiKey, *, by_basic: bool) -> HttpProbl
 def _bind(scope: AsgiScope, key: ApiKey) -> HttpProblem | None:
     """Hold a request to the project of its key: every other one is refused, and none means this one, on every route."""
     query: bytes = scope["query_string"]
-    named = [value for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True) if name == "project"]
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else []
+    named = [value for name, value in pairs if name == "project"]
     if any(project != key.project for project in named):
         return HttpProblem(403, "other_project", "this API key is for another project", field="project")
     if not named:

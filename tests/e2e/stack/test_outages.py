@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,7 @@ def test_postgresql_is_missing_at_the_start(own: Servers, stack: Stack) -> None:
     own.postgres.start()
     until_well(stack)
     own.postgres.stop()
+    until(lambda: stack.api.document("/health/ready")["status"] == "degraded", "the API knows that it is away")
     sender = Sender(stack.url)
 
     def look(number: int) -> None:
@@ -146,8 +147,10 @@ def test_keys_that_were_read_take_events_in_while_postgresql_is_away(own: Server
         return LOCAL.post(f"{stack.url}/events", **sent)
 
     def stored() -> int:
-        asked = f"{stack.url}/stats/ingestion?from=2020-01-01&to=2100-01-01"
+        days = [(datetime.now(UTC) + timedelta(days=number)).date() for number in (-1, 1)]
+        asked = f"{stack.url}/stats/ingestion?from={days[0]}&to={days[1]}"
         answer = LOCAL.get(asked, headers={"X-Api-Key": made["key"]})
+        assert answer.status_code in (200, 503), answer.text
         return sum(day["stored"] for day in answer.json()["data"]) if answer.status_code == 200 else -1
 
     assert post(0, made["key"]).json()["accepted"] == 40

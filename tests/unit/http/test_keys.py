@@ -489,7 +489,9 @@ async def test_no_log_line_holds_a_key(client: httpx.AsyncClient, both: Eventcor
                 response = await ask(client, the_request(method, path), bearer(text))
                 if response.status_code == 201:
                     texts.append(response.json()["key"])
-                await client.request(method, f"/nope/{text}?{text}={text}", headers={"X-Api-Key": text})
+                await client.request(
+                    method, f"/nope/{text}?{text}={text}", headers={"X-Api-Key": text, "X-Request-ID": text}
+                )
             metrics = await client.get("/metrics", headers=bearer(texts[0]))
             assert all(text[17:] not in metrics.text for text in texts)
     written = repr(logs)
