@@ -100,7 +100,11 @@ async def _look_at_keys(access: Access, eventcore: Eventcore, keyless: Keyless) 
 
 
 async def _give_first_key(eventcore: Eventcore, text: str, key: ApiKey) -> None:
-    """Keep a key that may do everything, and print it. Of several processes that start at once, one key stays."""
+    """Keep a key that may do everything, and print it.
+
+    Of several processes that start at once, those that see an older key end their own. Two in the same moments may
+    both print one that stays; each is shown, so no key is there that nobody knows of.
+    """
     await eventcore.store.put_key(key)
     if (await eventcore.store.keys())[0].key_id != key.key_id:
         await revoke(eventcore.store, key, now_us=eventcore.now_us())

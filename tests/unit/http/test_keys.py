@@ -7,6 +7,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ import pytest
 import structlog
 from fastapi import FastAPI
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.routing import Match, Route
 
@@ -54,6 +56,7 @@ THEIRS = "theirs-zqxj"
 """Stands in everything that belongs to the project `shop`, and must never be seen by anybody of `default`."""
 THEIR_ID = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e99"
 
+no_deadline = hypothesis_settings(deadline=None)
 _numbers = iter(range(1, 1_000_000))
 
 
@@ -142,6 +145,12 @@ def test_every_route_is_listed_here(app: FastAPI) -> None:
     assert [need_of(path, "GET") for path in PUBLIC] == [None] * len(PUBLIC)
 
 
+@cache
+def an_app() -> FastAPI:
+    return create_app(Settings(_env_file=None, store_url="memory://"))
+
+
+@no_deadline
 @given(
     st.sampled_from([*NEEDS, *(("GET", path) for path in PUBLIC)]),
     st.text(max_size=3),
@@ -152,7 +161,7 @@ def test_the_guard_and_the_router_read_paths_alike(
     route: tuple[str, str], before: str, behind: str, method: str
 ) -> None:
     """Whatever the router takes for a route needs what this route needs."""
-    app = create_app(Settings(_env_file=None, store_url="memory://"))
+    app = an_app()
     for path in (before + route[1] + behind, re.sub(r"\{\w+\}", behind or "x", route[1]) + before, route[1] + "\n"):
         scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
         for found in routes(app):
