@@ -29,7 +29,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin 
 COPY --from=build /opt/eventcore /opt/eventcore
 # Neither image nor wheels bring bytecode, and the user below may not write it: this leaves that of all that is used
 # (Python's own library included), which is worth seconds at each start and most of the cost of a health check.
-RUN python -c "import http.client, entrypoints.cli.main, entrypoints.http.serve, entrypoints.worker.run" \
+RUN python -c "import http.client, entrypoints.cli.start, entrypoints.cli.main, entrypoints.http.serve, entrypoints.worker.run" \
     && python -c "import adapters.nats, adapters.postgres, adapters.redis, adapters.sqlite"
 # By number, for those who check that it is not root.
 USER 10001:10001

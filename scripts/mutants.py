@@ -445,8 +445,8 @@ MUTANTS = (
             ),
             _adapter(
                 "sqlite/folding.py",
-                '    database.run("forget_folds", project_key=project_key, kept=KEPT_FOLDS)\n',
-                '    database.run("forget_folds", project_key=project_key, kept=KEPT_FOLDS)\n'
+                "    announce(database, project_key, [key for key, _ in changes])\n",
+                "    announce(database, project_key, [key for key, _ in changes])\n"
                 '    database.execute("COMMIT")\n    database.execute("BEGIN IMMEDIATE")\n'
                 '    database.run("delete_deltas", project_key=project_key, last_key=last_key)\n',
             ),

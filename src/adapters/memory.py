@@ -13,7 +13,7 @@ be changed (bitmaps, mappings) is made anew for each answer.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from secrets import token_hex
 from typing import NamedTuple
 
@@ -23,12 +23,13 @@ from pyroaring import BitMap
 from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Matching, Tallying, needs_events
 from eventcore.booking import entry, replay_entry
 from eventcore.breakdown import answer_in_parts
-from eventcore.calendar import to_datetime
+from eventcore.calendar import YEAR_10000_US, to_datetime
 from eventcore.dedup import member, same_content
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Book, Chunk, DeadLetter, Event, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey, id_taken
-from eventcore.ports import DedupCache, EventStore, StoreDescription
+from eventcore.ports import DedupCache, EventStore, Rebuilt, StoreDescription
+from eventcore.rebuilding import known_zone
 
 SCHEMA = 1
 """Nothing outlives the process, so there is only one version."""
@@ -40,7 +41,7 @@ _STORE_URL = re.compile(r"memory:(?://)?")
 _CACHE_URL = re.compile(r"memory:(?://)?(?:\?members=([0-9]{1,9}))?")
 _FEWEST_MEMBERS = 2
 _ID_BYTES = 16
-_YEAR_10000_US = 253_402_300_800_000_000
+_NO_STEPS: Sequence[Rebuilt] = ()
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -282,6 +283,19 @@ class MemoryStore:
         self._check_open()
         return 0
 
+    async def rebuild(self, project: str | None = None) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild`; there is nothing to rebuild."""
+        self._check_open()
+        for step in _NO_STEPS:
+            yield step
+
+    async def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild_in_zone`; days are counted anew for every question, in its zone."""
+        self._check_open()
+        known_zone(zone)
+        for step in _NO_STEPS:
+            yield step
+
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""
         self._check_open()
@@ -386,7 +400,7 @@ def _tally(project: _Project, query: ActivityQuery) -> ActivitySnapshot:
 
 def _check(events: Sequence[Event], *received_us: int) -> None:
     """Refuse what decoding never lets through and other stores cannot hold, so that a test here misses nothing."""
-    if not all(map(_is_storable, events)) or not all(0 <= at_us < _YEAR_10000_US for at_us in received_us):
+    if not all(map(_is_storable, events)) or not all(0 <= at_us < YEAR_10000_US for at_us in received_us):
         raise StoreError(Kind.DATA, "refused_data", "the store cannot hold one of these values")
 
 
@@ -394,7 +408,7 @@ def _is_storable(event: Event) -> bool:
     names = event.user_id + event.event_type
     return (
         len(event.event_id) == _ID_BYTES
-        and 0 <= event.occurred_us < _YEAR_10000_US
+        and 0 <= event.occurred_us < YEAR_10000_US
         and "\0" not in names
         and not _LONE_SURROGATE.search(names + event.properties)
     )

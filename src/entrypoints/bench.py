@@ -38,11 +38,10 @@ import atexit, pathlib
 status = pathlib.Path("/proc/self/status")
 if status.exists():
     atexit.register(lambda: pathlib.Path("status").write_bytes(status.read_bytes()))
-from entrypoints.cli.main import main
+from entrypoints.cli.start import main
 main()
 """
 _START_SECONDS: Final = 30.0
-_STOP_SECONDS: Final = 120.0
 
 
 class NotVerified(Exception):

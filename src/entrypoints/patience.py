@@ -2,12 +2,14 @@
 
 Until its server answers, every call of a waiting part raises a retryable `StoreError` that says what is missing, so
 that HTTP answers 503 and a worker pauses. Once opened, a part copes with outages itself. What waiting cannot mend (a
-URL that means nothing, a schema of another version) is raised at once. Not here: which parts there are (`container`).
+URL that means nothing, a schema of another version) is raised at once; a user, password or database that the server
+does not know is an error in the log, and tried again, for they may be made there. Not here: which parts there are
+(`container`).
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from itertools import count
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -15,10 +17,10 @@ import structlog
 
 from entrypoints.telemetry import LOGGER
 from eventcore.activity import ActivityQuery, ActivitySnapshot
-from eventcore.errors import EventcoreError, Kind, StoreError
+from eventcore.errors import EventcoreError, Kind, StoreError, unknown_freshness
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey
-from eventcore.ports import Consumer, Delivery, EventStore, Pending, Queue, StoreDescription
+from eventcore.ports import Consumer, Delivery, EventStore, Pending, Queue, Rebuilt, StoreDescription
 
 FIRST_PAUSE_SECONDS: Final = 0.25
 LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -107,16 +109,21 @@ class Opening(Generic[_Part]):
                 self._part = await self._open_part()
             except EventcoreError as error:
                 # Even what waiting cannot mend: the process is alive and says so, and somebody may mend it meanwhile.
-                if str(error) != str(self._reason) or loop.time() - said_at >= _SAID_AGAIN_SECONDS:
+                is_new = str(error) != str(self._reason)
+                if is_new or error.is_misconfiguration or loop.time() - said_at >= _SAID_AGAIN_SECONDS:
                     self._note(error)
                     said_at = loop.time()
                 continue
-            structlog.get_logger(LOGGER).warning(f"{self._name} is open")
+            structlog.get_logger(LOGGER).info(f"{self._name} is open")
             return
 
     def _note(self, error: EventcoreError) -> None:
         self._reason = error
-        structlog.get_logger(LOGGER).warning(f"waiting for the {self._name}", reason=error.message)
+        log = structlog.get_logger(LOGGER)
+        if error.is_misconfiguration:  # said at every attempt, for nothing goes on until somebody has read it
+            log.error(f"cannot open the {self._name}", reason=error.message, code=error.code)
+        else:
+            log.warning(f"waiting for the {self._name}", reason=error.message, code=error.code)
 
 
 def can_wait(error: EventcoreError) -> bool:
@@ -167,6 +174,14 @@ class WaitingStore:
     async def fold(self, most_events: int) -> int:
         """See `EventStore`."""
         return await self._opening.part().fold(most_events)
+
+    def rebuild(self, project: str | None = None) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore`."""
+        return self._opening.part().rebuild(project)
+
+    def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore`."""
+        return self._opening.part().rebuild_in_zone(zone)
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore`."""
@@ -221,7 +236,11 @@ class WaitingQueue:
 
     async def pending(self, project: str) -> Pending:
         """See `Queue.pending`."""
-        return await self._opening.part().pending(project)
+        try:
+            queue = self._opening.part()
+        except StoreError as error:
+            raise unknown_freshness(error) from error
+        return await queue.pending(project)
 
     @property
     def answers_first(self) -> bool:

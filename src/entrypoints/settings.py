@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eventcore.calendar import UnknownZone, find_zone
+from eventcore.library import DEFAULT_STORE_URL
 from eventcore.limits import Limits
 
 PREFIX = "EVENTCORE_"
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
     )
 
     store_url: str = Field(
-        "sqlite:///eventcore-data/eventcore.sqlite3",
+        DEFAULT_STORE_URL,
         description="where events are kept: sqlite:///FILE, postgresql://…, memory://",
         repr=False,
         min_length=1,

@@ -87,10 +87,10 @@ _SEGMENT_FORM: Final = (
 )
 _FIELD: Final = r"(?P<field>event_type|properties\.(?P<name>(?:(?!!=|!:|=|:| in ).)+?))"
 _SEGMENT: Final = re.compile(_FIELD + r"(?:(?P<operator>!=|!:|=|:| in )(?P<value>.*)| exists)", re.DOTALL)
-_EVENT_FIELD: Final = re.compile(_FIELD, re.DOTALL)
+_EVENT_FIELD: Final = re.compile(r"event_type|properties\.(?P<name>.+)", re.DOTALL)
 _LIST_PART: Final = re.compile(
-    r"((?:\\[\\,]|[^,])*)(?:,|$)", re.DOTALL
-)  # up to a comma that no backslash stands before
+    r"(?:^|,)((?:\\[\\,]|[^,])*)", re.DOTALL
+)  # up to a comma that has no backslash before it
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")  # ASCII; nine digits hold every limit, and int() never gets a long text
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")  # no stored text holds them, and databases refuse to compare them
 
@@ -407,8 +407,6 @@ def _parse_segment(text: str) -> Condition:
 
 def _parse_values(text: str) -> tuple[str, ...]:
     found = [re.sub(r"\\([\\,])", r"\1", match[1]) for match in _LIST_PART.finditer(text)]
-    if text and not text.endswith(","):
-        found.pop()  # the pattern also matches nothing, at the very end
     if len(found) > LIMITS.segment_values:
         raise InvalidQuestion(
             "segment", "too_many_values", f"a segment has at most {LIMITS.segment_values} values; repeats count"

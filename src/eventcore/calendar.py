@@ -43,6 +43,9 @@ territory of CLDR's ``weekData`` but the Maldives, so there are not seven.
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """The instant 0."""
 
+YEAR_10000_US: Final = 253_402_300_800_000_000
+"""The first instant that has no date here; a store keeps those before it, from 1970 on."""
+
 QUARTER_US: Final = 15 * 60 * 1_000_000
 """Microseconds of the 15-minute bucket that activity is kept in (see `on_quarters`)."""
 

@@ -575,6 +575,20 @@ def _text_flaw(field: str, text: str, most_chars: int) -> Flaw | None:
     return None
 
 
+def stored_name_flaw(field: str, name: bytes) -> str | None:
+    """Why a name that is stored is none that an event can have brought; None when it is one.
+
+    Args:
+        field: ``user_id`` or ``event_type``.
+        name: its bytes. How long it may have been is up to the limits of that time, so its length says nothing.
+    """
+    try:
+        flaw = _text_flaw(field, name.decode(), len(name))
+    except UnicodeDecodeError:
+        return f"{field} is not UTF-8"
+    return None if flaw is None else flaw.message
+
+
 def _stamp_flaw(text: str, now_us: int, limits: Limits) -> Flaw | None:
     field = ("occurred_at",)
     if _STAMP.fullmatch(text) is None:

@@ -36,6 +36,11 @@ RETRYABLE = frozenset({Kind.UNAVAILABLE, Kind.FULL, Kind.TIMEOUT, Kind.CLOSED})
 """Kinds for which sending the same again is right; event ids make it safe."""
 
 
+MISCONFIGURED = frozenset({"access_denied", "no_database"})
+"""Codes of errors whose kind is ``unavailable``, and that time alone seldom mends: somebody has to correct the URL,
+or what it names. A process that serves keeps trying, since that may happen while it runs; a command ends."""
+
+
 class EventcoreError(Exception):
     """The root of every error that eventcore raises on purpose.
 
@@ -57,6 +62,11 @@ class EventcoreError(Exception):
     def retryable(self) -> bool:
         """Whether sending the same again can succeed."""
         return self.kind in RETRYABLE
+
+    @property
+    def is_misconfiguration(self) -> bool:
+        """Whether it is up to somebody to correct what this process was told, rather than to time."""
+        return self.code in MISCONFIGURED
 
 
 class BodyError(EventcoreError):
@@ -90,3 +100,9 @@ def too_slow(seconds: float) -> StoreError:
         f"the question took longer than {seconds:g} seconds: ask for fewer days, or without conditions on properties, "
         "which have raw events read; EVENTCORE_STATISTICS_SECONDS allows more",
     )
+
+
+def unknown_freshness(error: StoreError) -> StoreError:
+    """The error of a queue that cannot tell what is pending, with what this means to who asks for a statistic."""
+    told = "as long as the queue does not answer, nobody can say how fresh the numbers are"
+    return StoreError(error.kind, error.code, f"{error.message}; {told}")

@@ -5,7 +5,7 @@ whether trying again can help; no driver's own error crosses. All instants are m
 The contract that an adapter must keep is executable: `eventcore.contract`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -46,6 +46,28 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
 
     events: int = 0
     since_us: int | None = None
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of a rebuild, durable when it is told.
+
+    Attributes:
+        project: whose rows.
+        period: which, ``2026-03-01`` for a UTC day, ``2026-03`` for a month of the projection's zone and its days.
+        done: how many steps are done, this one included.
+        steps: how many there are.
+        events: how many events were read for it; none for a month, which is put together from UTC days.
+        rows: how many rows were wrong and are right now, those included that were lacking or too many.
+        left: why the rows of this period stay as they are; empty when they are right now.
+    """
+
+    project: str
+    period: str
+    done: int
+    steps: int
+    events: int = 0
+    rows: int = 0
+    left: str = ""
 
 
 @runtime_checkable
@@ -150,6 +172,42 @@ class EventStore(Protocol):
         """
         ...
 
+    def rebuild(self, project: str | None = None) -> AsyncGenerator[Rebuilt, None]:
+        """Make the projection anew from the events, step by step; see `eventcore.rebuilding`.
+
+        Every step is one transaction and mends rows that are wrong, whatever they are; others it leaves alone. Appends
+        and folds go on, questions are answered exactly, and rebuilds at the same time do no harm. It may be left at any
+        step, by ``aclose()`` or a crash, and begun anew. Days of which events are gone (a store may drop old ones) stay
+        as they are, and so do months that have unreadable rows of such days; `Rebuilt.left` says so.
+
+        Args:
+            project: whose; None for all.
+
+        Yields:
+            Each step, when it is done. None where nothing is kept to be rebuilt.
+        """
+        ...
+
+    def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
+        """Go over to another zone for the projection's days and months, of all projects, without reading events.
+
+        Rows of the new zone are made beside those of the old one, month by month, and take their place in one
+        transaction behind the last step; until then questions are answered from the old ones. Left before, it has to
+        be begun anew; until that, or until the old zone is asked for in the same way, folds keep both. With the zone
+        that the projection has, only its days and months are made anew.
+
+        Args:
+            zone: an IANA name.
+
+        Yields:
+            As `rebuild`.
+
+        Raises:
+            StoreError: kind ``invalid`` when there is no such zone; ``unavailable`` when UTC days cannot be read, which
+                `rebuild` mends, or when the zone was changed by somebody else meanwhile.
+        """
+        ...
+
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """The books of the UTC days ``first`` to ``last`` (YYYY-MM-DD, inclusive) that have any, in order."""
         ...
@@ -244,7 +302,11 @@ class Queue(Protocol):
         ...
 
     async def pending(self, project: str) -> Pending:
-        """What was accepted and is not stored yet."""
+        """What was accepted and is not stored yet.
+
+        Raises:
+            StoreError: nobody can say; `eventcore.errors.unknown_freshness` makes the error that says so.
+        """
         ...
 
     @property

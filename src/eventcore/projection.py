@@ -9,7 +9,7 @@ type, or any type:
 
 A day or month is kept only where it is *plain*: one interval, on quarters; for others the quarters answer. A question
 is taken apart into rows (`pieces`), which are read in one snapshot with the deltas that are not folded yet. Not here:
-reading and writing rows, which each store does, and answering from them (`bitmaps`).
+reading and writing rows, which each store does, answering from them (`bitmaps`), and making them anew (`rebuilding`).
 """
 
 import struct
@@ -28,13 +28,18 @@ from eventcore.calendar import EPOCH, LATEST_DATE, QUARTER_US, day_spans, local_
 QUARTERS: Final = 0
 DAY: Final = 1
 MONTH: Final = 2
+NEXT: Final = 2
+"""Added to `DAY` and `MONTH`: rows of the zone that the projection is going over to. Folds keep them, nobody asks."""
 ANY_TYPE: Final = -1
 """Stands for the type in rows that unite all types; real type keys are 0 and more."""
 
 QUARTERS_A_DAY: Final = 96
+FIRST_MONTH: Final = 2 * 12
+"""The calendar knows local days from 0002-01-01 on."""
+LAST_MONTH: Final = LATEST_DATE.year * 12 + LATEST_DATE.month - 1
+"""And up to here."""
+
 _HEAD: Final = struct.Struct("<BQI")  # quarter of the day, events, bytes of the bitmap that follows
-_FIRST_MONTH: Final = 2 * 12  # the calendar knows local days from 0002-01-01 on
-_LAST_MONTH: Final = LATEST_DATE.year * 12 + LATEST_DATE.month - 1
 _CACHED_MONTHS: Final = 16_384  # 0.5 KB each
 
 
@@ -54,7 +59,7 @@ class Key(NamedTuple):
     """Which row of a project.
 
     Attributes:
-        grain: `QUARTERS`, `DAY` or `MONTH`.
+        grain: `QUARTERS`, `DAY` or `MONTH`, the last two perhaps with `NEXT`.
         period: days since 1970-01-01, of UTC or local; of a month, twelve times the year, and 0 for January.
         type_key: of the event type, or `ANY_TYPE`.
     """
@@ -151,10 +156,12 @@ class Fold:
 
     Args:
         zone: the projection's own.
+        next_zone: which it is going over to, None when it is to stay.
     """
 
-    def __init__(self, zone: ZoneInfo) -> None:
+    def __init__(self, zone: ZoneInfo, next_zone: ZoneInfo | None = None) -> None:
         self._zone = zone
+        self._next_zone = next_zone
         self._users: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
 
     def add(self, quarters: Iterable[int], type_keys: Iterable[int], users: Iterable[int]) -> None:
@@ -178,12 +185,19 @@ class Fold:
             day, quarter_of_day = divmod(quarter, QUARTERS_A_DAY)
             # Kept as lists: one bitmap of many users is made much faster than many bitmaps of few and their union.
             anyone = list(chain.from_iterable([users for _, users in found]))
-            for grain, period in ((QUARTERS, day), *places_of(quarter, self._zone)):
+            for grain, period in ((QUARTERS, day), *self._places_of(quarter)):
                 part = quarter_of_day if grain == QUARTERS else 0
                 changes[grain, period, ANY_TYPE].add(part, anyone)
                 for type_key, users in found:
                     changes[grain, period, type_key].add(part, users)
         return {Key(*place): change for place, change in changes.items()}
+
+    def _places_of(self, quarter: int) -> list[tuple[int, int]]:
+        """The local days and months that hold a quarter, of both zones."""
+        places = places_of(quarter, self._zone)
+        if self._next_zone is not None:
+            places += [(grain + NEXT, period) for grain, period in places_of(quarter, self._next_zone)]
+        return places
 
 
 class Change:
@@ -245,13 +259,27 @@ class Checked:
         self._zone = zone
         self._expected: defaultdict[Key, list[Group]] = defaultdict(list)
         self._found: dict[Key, Group] = {}
+        self._damaged: set[Key] = set()
 
     def add(self, key: Key, events: int, packed: bytes) -> None:
-        """A row as it is stored."""
+        """A row as it is stored.
+
+        Raises:
+            BrokenRow: it cannot be read; it is among the differences.
+        """
+        try:
+            self._add(key, events, packed)
+        except BrokenRow:
+            self._damaged.add(key)
+            raise
+
+    def _add(self, key: Key, events: int, packed: bytes) -> None:
         if key.grain != QUARTERS:
             self._found[key] = Group(unpack_users(packed), events)
             return
         quarters = unpack_quarters(packed)
+        if not quarters:
+            raise BrokenRow
         whole = united(list(quarters.values()))
         self._found[key] = Group(whole.users, events)
         if key.type_key == ANY_TYPE:
@@ -273,13 +301,14 @@ class Checked:
 
     def differences(self) -> Iterator[str]:
         """One sentence for each row that is not what the others make it."""
-        for key in sorted({*self._found, *self._expected}):
+        for key in sorted({*self._found, *self._expected, *self._damaged}):
             expected = united(self._expected[key]) if key in self._expected else None
             if key in self._found and expected == self._found[key]:
                 continue
             kind = "all types" if key.type_key == ANY_TYPE else f"type key {key.type_key}"
             place = (f"the UTC day {key.period}", f"the local day {key.period}", f"the local month {key.period}")
-            yield f"the projection's row for {place[key.grain]} (since 1970) and {kind} is not what its parts make it"
+            what = "is damaged" if key in self._damaged else "is not what its parts make it"
+            yield f"the projection's row for {place[key.grain]} (since 1970) and {kind} {what}"
 
 
 # The calendar of the projection's zone
@@ -292,7 +321,7 @@ def places_of(quarter: int, zone: ZoneInfo) -> list[tuple[int, int]]:
     except ValueError:  # beyond the calendar: the quarters hold it all the same
         return []
     number = day.year * 12 + day.month - 1
-    if not _FIRST_MONTH <= number <= _LAST_MONTH:
+    if not FIRST_MONTH <= number <= LAST_MONTH:
         return []
     month = _month(zone, number)
     found = []

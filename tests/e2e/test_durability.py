@@ -39,7 +39,7 @@ SERVE_UNSYNCED = [
     "def pragma(self, text, *rest, **more):\n"
     "    return original(self, text.replace('synchronous = FULL', 'synchronous = OFF'), *rest, **more)\n"
     "Database.pragma = pragma\n"
-    "from entrypoints.cli.main import main\n"
+    "from entrypoints.cli.start import main\n"
     "import sys; sys.argv = ['eventcore', 'serve', '--port', '0']; main()",
 ]
 

@@ -174,7 +174,7 @@ class OwnServer(Server):
         with self.log.open("ab") as log:
             written_before = log.tell()
             self._process = _spawn([str(self._program.path), *self._arguments], log, self._program.user)
-        tell_reaper(f"server {self._process.pid} {reaper.born(self._process.pid) or 0} {self.data}")
+        tell_of_process(self._process.pid, self.data)
         deadline = time.monotonic() + self._start_seconds
         try:
             while not self._answers(self.port):
@@ -202,7 +202,7 @@ class OwnServer(Server):
             self.kill()
             signal_name = signal.Signals(number).name
             raise self._failed(f"did not end within {wait_seconds:g} s of {signal_name}, and was killed") from None
-        tell_reaper(f"ended {process.pid}")
+        tell_of_end(process.pid)
 
     def kill(self) -> None:
         process = self._process
@@ -211,7 +211,7 @@ class OwnServer(Server):
         if process.poll() is None:
             reaper.kill_family(process.pid)
         process.wait(STOP_SECONDS)
-        tell_reaper(f"ended {process.pid}")
+        tell_of_end(process.pid)
         self._paused = False
 
     def restart(self, number: int | None = None) -> None:
@@ -336,6 +336,16 @@ def tell_reaper(order: str) -> None:
     assert pipe is not None
     pipe.write(os.fsencode(order) + b"\n")
     pipe.flush()
+
+
+def tell_of_process(pid: int, folder: Path) -> None:
+    """Have a process ended when the test run dies, with all its children; the folder is where its data lie."""
+    tell_reaper(f"server {pid} {reaper.born(pid) or 0} {folder}")
+
+
+def tell_of_end(pid: int) -> None:
+    """A process that was told of has ended."""
+    tell_reaper(f"ended {pid}")
 
 
 def _end_reaper(pid: int) -> None:

@@ -178,6 +178,8 @@ def test_the_first_sign_after_the_field_ends_it(text: str, field: str, value: st
         (r"properties.a in b\,c,d\\,e\f", Condition("properties.a", ("b,c", "d\\", "e\\f"))),
         ("properties.a in ,b,", Condition("properties.a", ("", "b"))),
         ("properties.a in ", Condition("properties.a", ("",))),
+        (r"properties.a in b,c\,", Condition("properties.a", ("b", "c,"))),
+        (r"event_type in a\,", Condition("event_type", ("a,",))),
         ("properties.a in b,b", Condition("properties.a", ("b",))),
         ("properties.a b exists", Condition("properties.a b", (), "exists")),
         ("properties.exists exists", Condition("properties.exists", (), "exists")),

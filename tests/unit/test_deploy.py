@@ -250,6 +250,14 @@ def test_nats_syncs_to_disk_before_it_answers_and_serves_nobody_without_a_passwo
 # --- the image ------------------------------------------------------------------------------------------------------
 
 
+def test_redis_is_bounded_and_forgets_the_oldest_first() -> None:
+    """All marks expire; by use, the newest would be as likely to go."""
+    command = " ".join(SERVICES["redis"]["command"])
+    assert re.search(r"--maxmemory \d+mb ", command)
+    assert "--maxmemory-policy volatile-ttl " in command
+    assert "`maxmemory-policy volatile-ttl`" in MANUAL
+
+
 def test_the_image_has_a_user_a_health_check_and_no_second_python() -> None:
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     (user,) = re.findall(r"^USER (.+)$", final_stage(), re.MULTILINE)

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 import entrypoints.patience
 from adapters.memory import open_store
@@ -54,6 +55,39 @@ async def test_what_waiting_cannot_mend_is_raised_at_once(kind: Kind) -> None:
     assert server.tries == 1
 
 
+@pytest.mark.parametrize("code", ["access_denied", "no_database"])
+async def test_what_somebody_has_to_correct_is_an_error_at_every_attempt(code: str) -> None:
+    server = Server(code=code)
+    with capture_logs() as said:
+        opening = Opening("store", server.open)
+        await opening.begin()
+        async with asyncio.timeout(5):
+            while server.tries < 4:
+                await asyncio.sleep(0.001)
+        server.error = None
+        async with asyncio.timeout(5):
+            while opening.opened is None:
+                await asyncio.sleep(0.001)
+    errors = [line for line in said if line["log_level"] == "error"]
+    assert len(errors) == server.tries - 1
+    assert {(line["event"], line["reason"], line["code"]) for line in errors} == {
+        ("cannot open the store", "start it", code)
+    }
+    await opening.close()
+
+
+async def test_a_server_that_is_away_is_said_once() -> None:
+    server = Server()
+    with capture_logs() as said:
+        opening = Opening("store", server.open)
+        await opening.begin()
+        async with asyncio.timeout(5):
+            while server.tries < 4:
+                await asyncio.sleep(0.001)
+        await opening.close()
+    assert [(line["log_level"], line["event"]) for line in said] == [("warning", "waiting for the store")]
+
+
 async def test_a_database_without_a_store_is_waited_for() -> None:
     opening = Opening("store", Server(Kind.SCHEMA, "no_store").open)
     await opening.begin()
@@ -99,7 +133,7 @@ async def test_a_queue_that_is_waited_for_answers_first() -> None:
     assert queue.answers_first
     with pytest.raises(StoreError):
         await queue.publish([])
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="nobody can say how fresh the numbers are"):
         await queue.pending("default")
     await queue.close()
 

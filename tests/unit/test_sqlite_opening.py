@@ -1,12 +1,14 @@
 """The file of a SQLite store: how it is named, made, checked and migrated."""
 
 import asyncio
+import os
 import re
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -117,6 +119,21 @@ async def test_a_folder_that_is_a_file_is_said_without_its_path(tmp_path: Path) 
     (tmp_path / "data").write_text("")
     found = await refused(tmp_path / "data" / "events.sqlite3")
     assert (found.kind, found.code) == (Kind.UNAVAILABLE, "cannot_open")
+
+
+async def test_looking_finds_out_where_no_file_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everywhere, and only a few machines have a read-only disk, so the system's answers are made up."""
+    path = tmp_path / "data" / "events.sqlite3"
+    asked = os.statvfs(tmp_path)
+    assert await migrate(url_of(path), check=True) == (0, len(migrations()))
+    monkeypatch.setattr(os, "access", lambda folder, *_, **__: folder != tmp_path)
+    with pytest.raises(StoreError, match="may not write in its folder") as caught:
+        await migrate(url_of(path), check=True)
+    assert (caught.value.kind, caught.value.code) == (Kind.UNAVAILABLE, "cannot_make")
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=asked.f_flag | os.ST_RDONLY))
+    with pytest.raises(StoreError, match="read-only"):
+        await migrate(url_of(path), check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_path_that_is_a_folder_is_refused(tmp_path: Path) -> None:

@@ -207,3 +207,42 @@ async def test_a_damaged_page_is_told(tmp_path: Path) -> None:
     found = await differences(path)
     assert found
     assert all(sentence.startswith("the file is damaged: ") for sentence in found)
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        ("UPDATE users SET user_id = CAST(x'ff' AS TEXT) WHERE user_key = 1", "user key 1 {}: user_id is not UTF-8"),
+        (
+            "UPDATE users SET user_id = 'a' || char(0) || 'b' WHERE user_key = 1",
+            "user key 1 {}: user_id holds a control character; none is accepted",
+        ),
+        (
+            "UPDATE event_types SET name = CAST(x'c3' AS TEXT) WHERE type_key = 1",
+            "type key 1 {}: event_type is not UTF-8",
+        ),
+        (
+            "UPDATE event_types SET name = '  ' WHERE type_key = 1",
+            "type key 1 {}: event_type holds only white space",
+        ),
+    ],
+)
+async def test_names_that_no_event_can_bring(tmp_path: Path, statement: str, sentence: str) -> None:
+    path = tmp_path / "events.sqlite3"
+    await make_store(path)
+    damage(path, statement)
+    told = [f"project default: {sentence.format('has a name that no event can bring')}"]
+    assert await differences(path) == told
+    assert await differences(path, "default") == told
+    assert await differences(path, "other") == []
+
+
+async def test_many_names_that_no_event_can_bring_are_told_in_few_words(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite3"
+    store = await open_store(f"sqlite:///{path}")
+    await store.append([a_chunk(*(an_event(event_id=at, user_id=f"user {at}") for at in range(1, 101)))])
+    await store.close()
+    damage(path, "UPDATE users SET user_id = user_id || char(10)")
+    found = await differences(path)
+    assert len(found) == 21
+    assert found[-1] == "there are more differences of this kind (user names)"

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 
+import httpx
 import pytest
 
 import entrypoints.patience
 import entrypoints.worker.lanes
 from adapters.memory import open_store
 from entrypoints.telemetry import WorkerMetrics
+from entrypoints.worker.health import create_app
 from entrypoints.worker.lanes import Lane, Progress
 from eventcore.chunks import encode_chunk
 from eventcore.errors import Kind, StoreError
@@ -39,9 +41,12 @@ class Pipe:
         self.waiting: list[Chunk] = []
         self.error: Exception | None = None
         self.asked: list[int] = []
+        self.gate: asyncio.Event | None = None
 
     async def fetch(self, most: int, wait_seconds: float) -> Sequence[Message]:
         self.asked.append(most)
+        if self.gate is not None:
+            await self.gate.wait()
         await asyncio.sleep(0.001)
         if self.error is not None:
             raise self.error
@@ -113,6 +118,30 @@ def chunk(number: int) -> Chunk:
     return a_chunk(an_event(event_id=number), queued=True)
 
 
+def code_of(error: StoreError | None) -> str | None:
+    return None if error is None else error.code
+
+
+async def test_it_is_ready_once_it_has_fetched(work: Work) -> None:
+    """An orchestrator that is told otherwise ends the old worker before the new one can work."""
+
+    async def status() -> int:
+        transport = httpx.ASGITransport(create_app(work.progress, work.metrics))
+        async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
+            answers = [await client.get(path) for path in ("/health", "/health/ready")]
+        assert len({answer.status_code for answer in answers}) == 1
+        return answers[0].status_code
+
+    work.pipe.gate = asyncio.Event()
+    assert await status() == 503
+    await work.until(lambda: work.pipe.asked)
+    assert await status() == 503
+    assert work.progress.store_error is None
+    work.pipe.gate.set()
+    await work.until(lambda: work.progress.queue_error is None)
+    assert await status() == 200
+
+
 async def test_it_stores_and_acknowledges_what_comes(work: Work) -> None:
     work.pipe.waiting = [chunk(1), chunk(2)]
     await work.until(lambda: work.pipe.log == ["ack", "ack"])
@@ -123,7 +152,7 @@ async def test_it_stores_and_acknowledges_what_comes(work: Work) -> None:
 
 async def test_while_the_store_is_away_nothing_is_fetched(work: Work) -> None:
     work.store.error = away()
-    await work.until(lambda: work.progress.store_error is not None)
+    await work.until(lambda: code_of(work.progress.store_error) == "away")
     asked = len(work.pipe.asked)
     work.pipe.waiting = [chunk(1)]
     await asyncio.sleep(0.1)
@@ -135,7 +164,7 @@ async def test_while_the_store_is_away_nothing_is_fetched(work: Work) -> None:
 
 async def test_a_queue_that_is_away_is_waited_for(work: Work) -> None:
     work.pipe.error = away()
-    await work.until(lambda: work.progress.queue_error is not None)
+    await work.until(lambda: code_of(work.progress.queue_error) == "away")
     work.pipe.waiting, work.pipe.error = [chunk(1)], None
     await work.until(lambda: work.pipe.log == ["ack"])
     assert work.progress.queue_error is None

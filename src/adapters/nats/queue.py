@@ -21,7 +21,7 @@ from adapters.nats.link import UNBOUNDED_SECONDS, Connection, Link
 from adapters.nats.stream import settle_stream
 from eventcore.calendar import to_instant
 from eventcore.chunks import CODEC_VERSION, encode_chunk
-from eventcore.errors import Kind, StoreError
+from eventcore.errors import Kind, StoreError, unknown_freshness
 from eventcore.events import Chunk, Receipt, is_project_name
 from eventcore.ports import EventStore, Pending, Queue
 
@@ -107,6 +107,12 @@ class NatsQueue:
 
     async def pending(self, project: str) -> Pending:
         """See `Queue.pending`; as it is at a moment after the call began."""
+        try:
+            return await self._pending(project)
+        except StoreError as error:
+            raise unknown_freshness(error) from error
+
+    async def _pending(self, project: str) -> Pending:
         asked_seconds = monotonic()
         turn = self._looking.setdefault(project, asyncio.Lock())
         async with self._link.call(self._address.options.timeout_seconds) as connection, turn:

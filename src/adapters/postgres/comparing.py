@@ -142,8 +142,13 @@ async def _first_place(streams: Sequence[_Stream]) -> _Place | None:
 def _before_month_of(day: _Place) -> _Place:
     if day.period == _END:
         return day
-    found = date.fromordinal(day.period + EPOCH.toordinal())
+    found = _date_of(day.period)
     return day._replace(period=found.year * 12 + found.month - 2)
+
+
+def _date_of(day: int) -> date:
+    """The nearest one of the calendar; a row may claim to be of any day."""
+    return date.fromordinal(min(max(day + EPOCH.toordinal(), date.min.toordinal()), date.max.toordinal()))
 
 
 class _Comparison:
@@ -198,7 +203,7 @@ class _Comparison:
     def _compare(
         self, place: _Place, stored: Mapping[tuple[int, int], Group], told: Mapping[tuple[int, int], Group]
     ) -> Iterator[Difference]:
-        day = date.fromordinal(place.period + EPOCH.toordinal()).isoformat()
+        day = _date_of(place.period).isoformat()
         wrong = {at for at in stored.keys() | told.keys() if at[0] >= self._since and stored.get(at) != told.get(at)}
         for kind in sorted({kind for _, kind in wrong}):
             first = min(quarter for quarter, other in wrong if other == kind)

@@ -22,7 +22,11 @@ _Meaning = tuple[Kind, str, str]
 
 _GONE: _Meaning = (Kind.UNAVAILABLE, "disconnected", "the connection to {where} was lost; send again")
 _STARTING: _Meaning = (Kind.UNAVAILABLE, "not_ready", "{where} is starting or stopping; send again")
-_DENIED: _Meaning = (Kind.UNAVAILABLE, "access_denied", "{where} refuses this user or password: correct the URL")
+_DENIED: _Meaning = (
+    Kind.UNAVAILABLE,
+    "access_denied",
+    "{where} refuses this user or password: correct them in the URL, or at the server",
+)
 _BUSY: _Meaning = (Kind.UNAVAILABLE, "overloaded", "{where} has no resources left for this; send again")
 _READ_ONLY: _Meaning = (
     Kind.UNAVAILABLE,
@@ -83,7 +87,8 @@ _MEANINGS: dict[str, _Meaning] = {
 _DAMAGED: _Meaning = (
     Kind.UNAVAILABLE,
     "damaged",
-    "a row of the precomputed activity at {where} cannot be read: `eventcore verify` tells which",
+    "a row of the precomputed activity at {where} cannot be read: `eventcore verify` tells which, and "
+    "`eventcore rebuild` makes it anew",
 )
 
 _FUNCTION = re.compile(r"^PL/pgSQL function ([^(]+)\(", re.MULTILINE)

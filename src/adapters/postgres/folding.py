@@ -7,9 +7,10 @@ the next fold, wherever it stands in the table. Whatever interrupts it, nothing 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -17,6 +18,7 @@ from adapters.postgres.address import Address
 from adapters.postgres.connections import READ_COMMITTED, Session
 from adapters.postgres.migrating import check_version
 from adapters.postgres.rows import unpack
+from eventcore.bitmaps import Period
 from eventcore.calendar import find_zone
 from eventcore.projection import Change, Fold, Key
 
@@ -29,6 +31,9 @@ MOST_DELTAS = 200_000
 
 FOLDS_KEPT = 256
 """Folds whose changes are known; a process that has not asked for longer reads its rows again."""
+
+NEXT_ZONE = "projection_next_zone"
+"""The setting that is there while the projection goes over to another zone."""
 
 _ROWS_AT_ONCE = 500
 """Rows that are read, changed and written together; those of large projects have some 100 KB each."""
@@ -62,18 +67,26 @@ async def fold(session: Session, address: Address, most_events: int) -> int:
         facts = await session.rows("take_deltas", most_events=max(1, most_events), most_rows=MOST_DELTAS)
         if not facts:
             return 0
-        (zone,) = await session.first("setting", key="projection_zone")
-        events, changes = await asyncio.to_thread(_changes, facts, zone)
+        events, changes = await asyncio.to_thread(_changes, facts, await projection_zones(session))
         for part in _parts(changes):
             await _change_rows(session, part)
-        await _number(session, changes)
+        periods: defaultdict[int, set[Period]] = defaultdict(set)
+        for project_key, key, _ in changes:
+            periods[project_key].add((key.grain, key.period))
+        await announce(session, periods)
     return events
 
 
-def _changes(facts: _Facts, zone_name: str) -> tuple[int, list[_Change]]:
+async def projection_zones(session: Session) -> tuple[ZoneInfo, ZoneInfo | None]:
+    """Whose local days and months the projection keeps, and to which zone it is going over, None when it is to stay."""
+    (zone,) = await session.first("setting", key="projection_zone")
+    following = await session.first("setting", key=NEXT_ZONE)
+    return find_zone(zone), None if following is None else find_zone(following[0])
+
+
+def _changes(facts: _Facts, zones: tuple[ZoneInfo, ZoneInfo | None]) -> tuple[int, list[_Change]]:
     """How many events the facts tell of, and what they change, in the order of the rows."""
-    zone = find_zone(zone_name)
-    folds: defaultdict[int, Fold] = defaultdict(lambda: Fold(zone))
+    folds: defaultdict[int, Fold] = defaultdict(lambda: Fold(*zones))
     events = 0
     for project_key, quarter, type_key, packed in facts:
         users = unpack(packed)
@@ -115,11 +128,8 @@ async def _change_rows(session: Session, changes: Sequence[_Change]) -> None:
     )
 
 
-async def _number(session: Session, changes: Iterable[_Change]) -> None:
-    """Write down which periods of each project were changed, for those who remember their rows."""
-    periods: defaultdict[int, set[tuple[int, int]]] = defaultdict(set)
-    for project_key, key, _ in changes:
-        periods[project_key].add((key.grain, key.period))
+async def announce(session: Session, periods: Mapping[int, Collection[Period]]) -> None:
+    """Write down which periods of each project are changed, for those who remember their rows."""
     projects = sorted(periods)
     numbered = await session.rows(
         "number_folds",

@@ -462,6 +462,110 @@ USING unnest(:project_keys::integer[], :folds::bigint[]) AS wanted (project_key,
 WHERE old.project_key = wanted.project_key AND old.fold <= wanted.fold
 
 
+-- The rebuild. Rows of the projection are only written by whoever has the lock of the fold.
+
+-- name: wait_for_folds
+-- From here to the end of the transaction nobody else folds or rebuilds in this schema of this database.
+SELECT pg_advisory_xact_lock(hashtextextended('eventcore fold ' || current_schema(), 0))
+
+-- name: day_counts
+-- How many events each UTC day has by the ledger, which keeps them for ever, or 0 where only events say so. Reads both
+-- tables whole.
+SELECT project_key, day, sum(listed)::bigint
+FROM (
+    SELECT project_key, (occurred_us / 86400000000)::integer AS day, count(*) AS listed
+    FROM event_ledger
+    WHERE project_key = ANY (:project_keys::integer[])
+    GROUP BY 1, 2
+    UNION ALL
+    SELECT DISTINCT project_key, floor(extract(epoch FROM occurred_at) / 86400)::integer, 0
+    FROM events
+    WHERE project_key = ANY (:project_keys::integer[])
+) AS counted
+GROUP BY project_key, day
+
+-- name: periods
+-- Of which UTC days there are rows, and of which local days and months; of the next zone's where :shift is 2, else 0.
+SELECT DISTINCT project_key, CASE grain WHEN 0 THEN 0 ELSE grain - :shift::integer END, period
+FROM activity_bitmaps
+WHERE project_key = ANY (:project_keys::integer[])
+    AND grain = ANY (ARRAY[0, 1 + :shift::integer, 2 + :shift::integer])
+
+-- name: facts_of_day
+-- The users of every event of a UTC day, and those of them that are not folded yet: one statement, so one snapshot.
+-- Rides events_by_time.
+SELECT false AS waiting, quarter, type_key, string_agg(int4send(user_key), ''::bytea)
+FROM (
+    SELECT floor(extract(epoch FROM occurred_at) / 900)::integer AS quarter, type_key, user_key
+    FROM events
+    WHERE project_key = :project_key AND occurred_at >= :start::timestamptz AND occurred_at < :end::timestamptz
+) AS fact
+GROUP BY quarter, type_key
+UNION ALL
+SELECT true, quarter, type_key, string_agg(users, ''::bytea)
+FROM activity_delta
+WHERE project_key = :project_key AND quarter >= :first AND quarter < :after
+GROUP BY quarter, type_key
+
+-- name: rows_between
+-- Rows of a grain, whole; rides the primary key of activity_bitmaps.
+SELECT grain, period, type_key, events, distinct_users, users
+FROM activity_bitmaps
+WHERE project_key = :project_key AND grain = :grain AND period >= :first AND period < :after
+
+-- name: set_rows
+-- Rows that take the place of those before; rides the primary key of activity_bitmaps.
+INSERT INTO activity_bitmaps (project_key, grain, period, type_key, events, distinct_users, users)
+SELECT :project_key, *
+FROM unnest(
+    :grains::smallint[], :periods::integer[], :type_keys::integer[], :events::bigint[], :distinct_users::integer[],
+    :users::bytea[]
+)
+ON CONFLICT (project_key, grain, period, type_key) DO UPDATE SET
+    events = excluded.events,
+    distinct_users = excluded.distinct_users,
+    users = excluded.users
+
+-- name: delete_rows
+-- Rides the primary key of activity_bitmaps.
+DELETE FROM activity_bitmaps AS b
+USING unnest(:grains::smallint[], :periods::integer[], :type_keys::integer[]) AS wanted (grain, period, type_key)
+WHERE b.project_key = :project_key
+    AND (b.grain, b.period, b.type_key) = (wanted.grain, wanted.period, wanted.type_key)
+
+-- name: delete_strays
+-- Rows of periods that no calendar has; nobody ever reads them.
+DELETE FROM activity_bitmaps
+WHERE project_key = ANY (:project_keys::integer[])
+    AND CASE grain
+        WHEN 0 THEN period NOT BETWEEN 0 AND :last_utc_day
+        WHEN 1 THEN period NOT BETWEEN :first_day AND :last_day
+        WHEN 2 THEN period NOT BETWEEN :first_month AND :last_month
+        ELSE grain NOT IN (3, 4)
+    END
+RETURNING project_key
+
+-- name: delete_setting
+-- Rides the primary key of store.
+DELETE FROM store WHERE key = :key
+
+-- name: zone_periods
+-- All local days and months, those of the next zone by the grain that they will have.
+SELECT DISTINCT project_key, (grain - 1) % 2 + 1, period FROM activity_bitmaps WHERE grain = ANY (ARRAY[1, 2, 3, 4])
+
+-- name: delete_next_rows
+-- Those of the next zone.
+DELETE FROM activity_bitmaps WHERE grain IN (3, 4)
+
+-- name: delete_zone_rows
+-- Those of the projection's zone.
+DELETE FROM activity_bitmaps WHERE grain IN (1, 2)
+
+-- name: take_over_next_rows
+-- Those of the next zone become those of the projection's.
+UPDATE activity_bitmaps SET grain = grain - 2 WHERE grain IN (3, 4)
+
+
 -- The checks of verify(): each tells the name of a project and one sentence for each difference. :project is null for
 -- all; :since leaves out events that a retention policy may have dropped. They read whole tables.
 
@@ -575,6 +679,20 @@ LIMIT :shown
 
 
 -- What verify() compares itself, because the server cannot look into bitmaps. All in the order of project and period.
+
+-- name: stored_users
+-- As bytes: what a driver cannot read as text is told, too.
+SELECT name, user_key, textsend(user_id)
+FROM users JOIN projects USING (project_key)
+WHERE :project::text IS NULL OR name = :project
+ORDER BY name, user_key
+
+-- name: stored_types
+-- As stored_users.
+SELECT projects.name, type_key, textsend(event_types.name)
+FROM event_types JOIN projects USING (project_key)
+WHERE :project::text IS NULL OR projects.name = :project
+ORDER BY projects.name, type_key
 
 -- name: project_names
 SELECT project_key, name FROM projects WHERE :project::text IS NULL OR name = :project

@@ -6,8 +6,8 @@ may also go to a replica. Not for one process alone: the SQLite adapter needs no
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from time import monotonic
 
@@ -19,6 +19,7 @@ from adapters.postgres.counting import read_activity
 from adapters.postgres.failures import closed
 from adapters.postgres.folding import FOLD_SECONDS, fold
 from adapters.postgres.migrating import bring_up_to_date, check_encoding, check_version, find_version, partition_us
+from adapters.postgres.rebuilding import Rebuilding
 from adapters.postgres.remembering import Memory
 from adapters.postgres.upkeep import Upkeep
 from adapters.postgres.verifying import differences
@@ -27,7 +28,8 @@ from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.errors import too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey
-from eventcore.ports import EventStore, StoreDescription
+from eventcore.ports import EventStore, Rebuilt, StoreDescription
+from eventcore.rebuilding import known_zone
 
 EPOCH_SECONDS = 1.0
 """How old the answer of `PostgresStore.epoch` may be."""
@@ -175,6 +177,28 @@ class PostgresStore:
         async with self._folders.lend() as session:
             return await fold(session, self._address, most_events)
 
+    async def rebuild(self, project: str | None = None) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild`. Events that a retention policy may drop are not counted on."""
+        async with (
+            self._patient(self._address) as session,
+            aclosing(self._rebuilding(session).rebuild(project)) as done,
+        ):
+            async for step in done:
+                yield step
+
+    async def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild_in_zone`. Events are taken meanwhile; only folds wait."""
+        found = known_zone(zone)
+        async with (
+            self._patient(self._address) as session,
+            aclosing(self._rebuilding(session).rebuild_in_zone(found)) as done,
+        ):
+            async for step in done:
+                yield step
+
+    def _rebuilding(self, session: Session) -> Rebuilding:
+        return Rebuilding(session, self._address, self._partition_us, self.fold)
+
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""
         async with self._readers.lend() as session:
@@ -226,15 +250,20 @@ class PostgresStore:
 
     async def verify(self, project: str | None = None) -> Sequence[str]:
         """See `EventStore.verify`."""
-        async with self._patient() as session:
+        async with self._patient(self._read_address) as session:
             return await differences(session, project, self._partition_us)
 
     @asynccontextmanager
-    async def _patient(self) -> AsyncIterator[Session]:
-        """A connection of its own, whose statements may take long."""
+    async def _patient(self, address: Address) -> AsyncIterator[Session]:
+        """A connection of its own, whose statements may take long, and so may what is computed between two."""
         if self._closed is not None:
             raise closed(self._address)
-        connections = Connections(self._read_address, most=1, settings={}, timeout_seconds=None)
+        connections = Connections(
+            address,
+            most=1,
+            settings={"idle_in_transaction_session_timeout": f"{FOLD_SECONDS}s"},
+            timeout_seconds=None,
+        )
         try:
             async with connections.lend() as session:
                 yield session

@@ -22,7 +22,7 @@ from adapters.sqlite.keys import KnownKeys
 from adapters.sqlite.reader import project_key
 from adapters.sqlite.rows import ID_BYTES, fingerprints, pack, stored_events
 from eventcore.booking import entry, replay_entry
-from eventcore.calendar import QUARTER_US, to_datetime
+from eventcore.calendar import QUARTER_US, YEAR_10000_US, to_datetime
 from eventcore.dedup import member, same_content
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Chunk, Counts, Event, ImportRecord, Receipt, Replay
@@ -33,7 +33,6 @@ _KNOWN_USERS = 200_000
 _KNOWN_TYPES = 20_000
 _KNOWN_PROJECTS = 10_000
 _COMPARED_AT_ONCE = 64  # stored events of up to 256 KiB each
-_YEAR_10000_US = 253_402_300_800_000_000
 _ID_RULE = "an event id has 16 bytes"
 _INSTANT_RULE = "an event occurs from 1970 to the year 9999"
 _NAME_RULE = "a name holds no NUL character"
@@ -146,6 +145,11 @@ class Appending:
             for known, project_key, keys in self._learned:
                 known.remember(project_key, keys)
         self._learned = []
+
+    @property
+    def database(self) -> Database:
+        """The connection, for what is no business of events; nothing of it is remembered here."""
+        return self._database
 
     @property
     def in_transaction(self) -> bool:
@@ -347,7 +351,7 @@ class Appending:
         if not events:
             return ()
         instants = [event.occurred_us for event in events]
-        _must_be(min(instants) >= 0 and max(instants) < _YEAR_10000_US, _INSTANT_RULE)
+        _must_be(min(instants) >= 0 and max(instants) < YEAR_10000_US, _INSTANT_RULE)
         types = self._keys_of(self._types, "types", project_key, [event.event_type for event in events])
         users = self._keys_of(self._users, "users", project_key, [event.user_id for event in events])
         quarters = [instant // QUARTER_US for instant in instants]
@@ -412,7 +416,7 @@ class Appending:
         for event, _ in losers:
             _must_be(len(event.event_id) == ID_BYTES, _ID_RULE)
             _must_be("\0" not in event.user_id + event.event_type, _NAME_RULE)
-            _must_be(0 <= event.occurred_us < _YEAR_10000_US, _INSTANT_RULE)
+            _must_be(0 <= event.occurred_us < YEAR_10000_US, _INSTANT_RULE)
         import_key_of = self._import_keys(part)
         columns = (
             [part.project_key] * len(losers),

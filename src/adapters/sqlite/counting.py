@@ -72,7 +72,6 @@ class Counting:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._epoch = ""
-        self._zone: ZoneInfo | None = None
         self._deltas: dict[int, _Unpacked] = {}
         self._rows = Kept()
 
@@ -94,14 +93,13 @@ class Counting:
         return tallying.snapshot("activity")
 
     def _same_store(self, database: Database) -> ZoneInfo:
-        """The projection's zone; forgets everything when the store became another one."""
+        """The projection's zone, which a rebuild may change; forgets everything when the store became another one."""
         found = epoch(database)
-        if self._zone is None or found != self._epoch:
+        if found != self._epoch:
             self._deltas.clear()
             self._rows = Kept()
             self._epoch = found
-            self._zone = projection_zone(database)
-        return self._zone
+        return projection_zone(database)
 
     def _tally_rows(
         self, database: Database, key: int, query: ActivityQuery, zone: ZoneInfo, tallying: Tallying

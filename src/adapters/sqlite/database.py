@@ -168,6 +168,10 @@ class Database:
                 self._connection.execute("ROLLBACK TO undone")
                 self._connection.execute("RELEASE undone")
 
+    def interrupt(self) -> None:
+        """End the statement that runs in another thread, if one does, with an error there."""
+        self._connection.interrupt()
+
     @contextmanager
     def until(self, deadline: float, error: StoreError) -> Iterator[None]:
         """Raise the error in a statement of the body, or in `check_time`, once the monotonic clock is past this."""
@@ -267,11 +271,13 @@ def migrate_file(path: Path, *, check: bool) -> tuple[int, int]:
         The version found, 0 for a new file, and the version wanted.
 
     Raises:
-        StoreError: of kind schema when the file is no store, or newer than this code.
+        StoreError: of kind schema when the file is no store, or newer than this code; unavailable when there is none,
+            and none can be made.
     """
     wanted = len(migrations())
     with driver_errors(path):
         if check and not path.exists():
+            _require_place(path)
             return 0, wanted
         _make_folder(path.parent)
         database = open_writer(path, make=True)
@@ -301,6 +307,22 @@ def wrong_version(path: Path, found: int) -> StoreError:
         "schema_newer",
         f"{path.name} has schema version {found}, this eventcore knows {wanted}: install the eventcore that wrote it "
         "or a newer one; `eventcore migrate --check` shows both versions",
+    )
+
+
+def _require_place(path: Path) -> None:
+    """Find out, without a trace, whether a file can be made; what the disk has room for is not known before."""
+    above = next(one for one in path.parents if one.exists())
+    if not above.is_dir():
+        reason = "what should be its folder is a file"
+    elif os.statvfs(above).f_flag & os.ST_RDONLY:
+        reason = "its file system is read-only"
+    elif not os.access(above, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        reason = "this user may not write in its folder"
+    else:
+        return
+    raise StoreError(
+        Kind.UNAVAILABLE, "cannot_make", f"{path.name} cannot be made: {reason}; change that, or name another file"
     )
 
 
@@ -402,7 +424,14 @@ def driver_errors(path: Path) -> Iterator[None]:
 
 
 def _translated(error: Exception, path: Path) -> StoreError:
-    if isinstance(error, Damaged | BrokenRow | msgspec.MsgspecError):
+    if isinstance(error, BrokenRow):
+        return StoreError(
+            Kind.SCHEMA,
+            DAMAGED,
+            f"the precomputed activity of {path.name} is damaged: `eventcore verify` tells where, "
+            "`eventcore rebuild` makes it anew",
+        )
+    if isinstance(error, Damaged | msgspec.MsgspecError):
         return _damaged(path)
     if isinstance(error, OSError):
         if error.errno in _NO_ROOM:

@@ -4,6 +4,7 @@ Runs in the writer's transaction, which nobody else can have at the same time; w
 What rows are is in `eventcore.projection`. Not here: when to fold (`writer`).
 """
 
+from collections.abc import Iterable
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -15,6 +16,9 @@ from eventcore.projection import Change, Fold, Key
 
 KEPT_FOLDS = 256
 """How many folds a reader may be behind without reading everything anew."""
+
+NEXT_ZONE = "projection_next_zone"
+"""The setting that is there while the projection goes over to another zone."""
 
 KEPT_MARKS = 10_000
 """How many deltas a writer may be behind, and still see that the store is the one it knew."""
@@ -30,7 +34,7 @@ def fold(database: Database, most_events: int) -> int:
     if found is None:
         return 0
     project_key, last_key = found
-    facts = Fold(projection_zone(database))
+    facts = Fold(projection_zone(database), next_zone(database))
     events = 0
     delta_key = 0
     while delta_key < last_key:
@@ -48,18 +52,32 @@ def fold(database: Database, most_events: int) -> int:
     database.run("keep_marks", project_key=project_key, last_key=last_key)
     database.run("forget_marks", kept=KEPT_MARKS)
     database.run("delete_deltas", project_key=project_key, last_key=last_key)
-    database.run(
-        "put_fold", project_key=project_key, keys=msgspec.json.encode([tuple(key) for key, _ in changes]).decode()
-    )
-    database.run("forget_folds", project_key=project_key, kept=KEPT_FOLDS)
+    announce(database, project_key, [key for key, _ in changes])
     return events
+
+
+def announce(database: Database, project_key: int, keys: Iterable[Key]) -> None:
+    """Write down which rows of a project this transaction changes, for those who remember them."""
+    changed = msgspec.json.encode([tuple(key) for key in keys]).decode()
+    database.run("put_fold", project_key=project_key, keys=changed)
+    database.run("forget_folds", project_key=project_key, kept=KEPT_FOLDS)
 
 
 def projection_zone(database: Database) -> ZoneInfo:
     """Whose local days and months the projection keeps."""
     found = database.first("setting", key="projection_zone")
+    return _zone("" if found is None else found[0])
+
+
+def next_zone(database: Database) -> ZoneInfo | None:
+    """The zone that the projection is going over to, None when it is to stay."""
+    found = database.first("setting", key=NEXT_ZONE)
+    return None if found is None else _zone(found[0])
+
+
+def _zone(name: str) -> ZoneInfo:
     try:
-        return find_zone("" if found is None else found[0])
+        return find_zone(name)
     except UnknownZone as error:
         raise Damaged from error
 

@@ -451,9 +451,9 @@ FROM (
 )
 
 -- name: all_bitmaps
--- Every row of a project in order; rides the unique index of activity_bitmaps.
+-- Every row of a project that a question may read, in order; rides the unique index of activity_bitmaps.
 SELECT grain, period, type_key, events, users FROM activity_bitmaps
-WHERE project_key = :project_key ORDER BY grain, period, type_key
+WHERE project_key = :project_key AND grain IN (0, 1, 2) ORDER BY grain, period, type_key
 
 -- name: scan_events
 -- The next rows after :event_key that may matter, in order of keys; reads events from there on. The needles are texts
@@ -473,6 +473,109 @@ FROM (
         )
     ORDER BY event_key LIMIT :rows
 )
+
+
+-- name: make_gathered
+-- Who was active when, of all events up to one, for a rebuild: up_to says how far each row reaches. On disk, gone with
+-- the connection.
+CREATE TEMPORARY TABLE gathered (
+    project_key INTEGER NOT NULL,
+    quarter INTEGER NOT NULL,
+    type_key INTEGER NOT NULL,
+    up_to INTEGER NOT NULL,
+    users TEXT NOT NULL,
+    PRIMARY KEY (project_key, quarter, type_key, up_to)
+) WITHOUT ROWID
+
+-- name: newest_event
+-- Rides the primary key of events.
+SELECT event_key, event_id FROM events WHERE event_key = (SELECT max(event_key) FROM events)
+
+-- name: event_id
+-- Rides the primary key of events.
+SELECT event_id FROM events WHERE event_key = :event_key
+
+-- name: gather
+-- Walks events after one up to another and sorts them on disk; there is no index on time. Of all projects where
+-- :project_key is null. 900000000 is a quarter of an hour.
+INSERT INTO gathered (project_key, quarter, type_key, up_to, users)
+SELECT project_key, occurred_us / 900000000, type_key, :up_to, json_group_array(user_key)
+FROM events
+WHERE event_key > :event_key AND event_key <= :up_to AND (:project_key IS NULL OR project_key = :project_key)
+GROUP BY 1, 2, 3
+
+-- name: gathered_day
+-- Rides the primary key of gathered.
+SELECT quarter, type_key, users FROM gathered
+WHERE project_key = :project_key AND quarter >= :first AND quarter < :after
+
+-- name: gathered_days
+-- The UTC days of the events that were gathered; rides the primary key of gathered.
+SELECT DISTINCT quarter / 96 FROM gathered WHERE project_key = :project_key
+
+-- name: periods
+-- Of which UTC days there are rows, and of which local days and months; of the next zone's where :shift is 2, else 0.
+-- Rides the unique index of activity_bitmaps.
+SELECT DISTINCT iif(grain = 0, 0, grain - :shift), period FROM activity_bitmaps
+WHERE project_key = :project_key AND grain IN (0, 1 + :shift, 2 + :shift)
+
+-- name: events_since
+-- Quarters, types and users of the events of a stretch of time after :event_key; reads events from there on.
+SELECT json_group_array(json_array(occurred_us / 900000000, type_key, user_key)) FROM events
+WHERE event_key > :event_key
+    AND project_key = :project_key
+    AND occurred_us >= :start_us AND occurred_us < :end_us
+
+-- name: rows_between
+-- Rows of a grain, whole; rides the unique index of activity_bitmaps.
+SELECT grain, period, type_key, events, distinct_users, users FROM activity_bitmaps
+WHERE project_key = :project_key AND grain = :grain AND period >= :first AND period < :after
+
+-- name: set_bitmap
+-- One row, to be repeated; rides the unique index of activity_bitmaps.
+INSERT INTO activity_bitmaps (project_key, grain, period, type_key, events, distinct_users, users)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (project_key, grain, period, type_key) DO UPDATE SET
+    events = excluded.events,
+    distinct_users = excluded.distinct_users,
+    users = excluded.users
+
+-- name: delete_bitmap
+-- Rides the unique index of activity_bitmaps.
+DELETE FROM activity_bitmaps
+WHERE project_key = :project_key AND grain = :grain AND period = :period AND type_key = :type_key
+
+-- name: delete_strays
+-- Rows of periods that no calendar has; nobody ever reads them.
+DELETE FROM activity_bitmaps
+WHERE project_key = :project_key
+    AND CASE grain
+        WHEN 0 THEN period NOT BETWEEN 0 AND :last_utc_day
+        WHEN 1 THEN period NOT BETWEEN :first_day AND :last_day
+        WHEN 2 THEN period NOT BETWEEN :first_month AND :last_month
+        ELSE grain NOT IN (3, 4)
+    END
+
+-- name: delete_setting
+-- Rides the primary key of store.
+DELETE FROM store WHERE key = :key
+
+-- name: zone_periods
+-- The local days and months of a project, those of the next zone by the grain that they will have.
+SELECT DISTINCT (grain - 1) % 2 + 1, period FROM activity_bitmaps
+WHERE project_key = :project_key AND grain IN (1, 2, 3, 4)
+
+-- name: delete_next_rows
+-- Those of the next zone; walks the index of activity_bitmaps.
+DELETE FROM activity_bitmaps WHERE grain IN (3, 4)
+
+-- name: delete_zone_rows
+-- Those of the projection's zone.
+DELETE FROM activity_bitmaps WHERE grain IN (1, 2)
+
+-- name: take_over_next_rows
+-- Those of the next zone become those of the projection's.
+UPDATE activity_bitmaps SET grain = grain - 2 WHERE grain IN (3, 4)
 
 
 -- name: make_facts
@@ -530,6 +633,20 @@ LEFT JOIN users AS u ON u.project_key = e.project_key AND u.user_key = e.user_ke
 LEFT JOIN event_types AS t ON t.project_key = e.project_key AND t.type_key = e.type_key
 WHERE (:project_key IS NULL OR e.project_key = :project_key) AND (u.user_id IS NULL OR t.name IS NULL)
 LIMIT :shown
+
+-- name: users_after
+-- The next users by their keys, names as bytes, which need not be text; rides the index on user keys.
+SELECT user_key, CAST(user_id AS BLOB) FROM users
+WHERE project_key = :project_key AND user_key > :after
+ORDER BY user_key
+LIMIT :rows
+
+-- name: types_after
+-- As users_after.
+SELECT type_key, CAST(name AS BLOB) FROM event_types
+WHERE project_key = :project_key AND type_key > :after
+ORDER BY type_key
+LIMIT :rows
 
 -- name: check_users
 -- Keys must be 0, 1, 2, … up to how many were given out; rides the index on user keys.

@@ -6,12 +6,13 @@ of one machine. Not for many writers on many machines: that is what the PostgreS
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from math import inf
 from pathlib import Path
 from time import monotonic
 
-from adapters.sqlite import access, reader
+from adapters.sqlite import access, reader, rebuilding
 from adapters.sqlite.counting import Counting
 from adapters.sqlite.database import Database, file_of, migrate_file, prepare
 from adapters.sqlite.reader import Readers
@@ -21,7 +22,7 @@ from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.errors import StoreError, too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey
-from eventcore.ports import EventStore, StoreDescription
+from eventcore.ports import EventStore, Rebuilt, StoreDescription
 
 EPOCH_SECONDS = 1.0
 """How old the answer of `SqliteStore.epoch` may be."""
@@ -53,7 +54,8 @@ async def migrate(url: str, *, check: bool = False) -> tuple[int, int]:
         The version found (0 where there was no store) and the version wanted.
 
     Raises:
-        StoreError: as `open_store`; kind ``schema`` also for a file that is newer than this code, unless ``check``.
+        StoreError: as `open_store`; kind ``schema`` also for a file that is newer than this code, unless ``check``;
+            with ``check``, ``unavailable`` also where there is no file and none can be made.
     """
     path = file_of(url)
     return await asyncio.to_thread(migrate_file, path, check=check)
@@ -128,6 +130,20 @@ class SqliteStore:
     async def fold(self, most_events: int) -> int:
         """See `EventStore.fold`. The writer folds by itself, too, when much waits and nobody writes."""
         return await self._writer.write(lambda appending: appending.fold(most_events))
+
+    async def rebuild(self, project: str | None = None) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild`. Needs room for the events' activity on the disk of temporary files."""
+        self._check_open()
+        async with aclosing(rebuilding.rebuild(self._path, self._writer, project)) as done:
+            async for step in done:
+                yield step
+
+    async def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.rebuild_in_zone`. Other writers wait while the rows change places."""
+        self._check_open()
+        async with aclosing(rebuilding.rebuild_in_zone(self._writer, zone)) as done:
+            async for step in done:
+                yield step
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""

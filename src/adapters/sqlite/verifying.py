@@ -15,13 +15,15 @@ from adapters.sqlite.folding import projection_zone
 from adapters.sqlite.reader import project_key
 from adapters.sqlite.rows import unpack
 from adapters.sqlite.statements import statements
+from eventcore.decoding import stored_name_flaw
 from eventcore.errors import StoreError
-from eventcore.projection import ANY_TYPE, QUARTERS, QUARTERS_A_DAY, Checked, Group, Key, unpack_quarters
+from eventcore.projection import ANY_TYPE, QUARTERS, QUARTERS_A_DAY, BrokenRow, Checked, Group, Key, unpack_quarters
 
 _SHOWN = 20
 """Differences of one kind that are told one by one; beyond it, that there are more."""
 
 _DELTAS_AT_ONCE = 20
+_NAMES_AT_ONCE = 10_000
 
 
 def verify_file(path: Path, project: str | None) -> list[str]:
@@ -54,7 +56,28 @@ def _differences(database: Database, project: str | None) -> Iterator[str]:
         yield from (f"project {name}: {text}" for name, text in found[:_SHOWN])
         if len(found) > _SHOWN:
             yield f"there are more differences of this kind ({check.removeprefix('check_')})"
+    yield from _broken_names(database, project)
     yield from _broken_letters(database, project)
+
+
+def _broken_names(database: Database, project: str | None) -> Iterator[str]:
+    for key, name in database.all("project_names", name=project):
+        for kind, field in (("user", "user_id"), ("type", "event_type")):
+            flaws = (
+                f"project {name}: {kind} key {of} has a name that no event can bring: {flaw}"
+                for of, stored in _names(database, f"{kind}s_after", key)
+                if (flaw := stored_name_flaw(field, stored)) is not None
+            )
+            yield from islice(flaws, _SHOWN)
+            if next(flaws, None) is not None:
+                yield f"there are more differences of this kind ({kind} names)"
+
+
+def _names(database: Database, statement: str, project_key: int) -> Iterator[tuple[int, bytes]]:
+    rows = [(-1, b"")]
+    while rows:
+        rows = database.all(statement, project_key=project_key, after=rows[-1][0], rows=_NAMES_AT_ONCE)
+        yield from rows
 
 
 def _broken_letters(database: Database, project: str | None) -> Iterator[str]:
@@ -73,7 +96,10 @@ def _unpack_facts(database: Database, project: str | None) -> Iterator[str]:
         yield from _unpack_deltas(database, key, name)
         checked = Checked(zone)
         for grain, period, type_key, events, users in database.all("all_bitmaps", project_key=key):
-            checked.add(Key(grain, period, type_key), events, users)
+            try:
+                checked.add(Key(grain, period, type_key), events, users)
+            except BrokenRow:
+                continue
             if grain == QUARTERS and type_key != ANY_TYPE:
                 _insert_quarters(database, key, period, type_key, unpack_quarters(users))
         yield from (f"project {name}: {text}" for text in islice(checked.differences(), _SHOWN))

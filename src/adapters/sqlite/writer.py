@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from adapters.sqlite.appending import Appending
-from adapters.sqlite.database import Database, discard, driver_errors, open_writer, wrong_version
+from adapters.sqlite.database import DAMAGED, Database, discard, driver_errors, open_writer, wrong_version
 from adapters.sqlite.statements import migrations
 from adapters.sqlite.turn import Turn
 from eventcore.errors import Kind, StoreError
@@ -200,7 +200,7 @@ class Writer:
         except Exception as error:  # whatever it is, somebody waits for an answer, and the thread must go on
             if self._connection and self._connection[0].in_transaction:  # not even rolling back was possible
                 self._disconnect()
-            if len(calls) > 1 and not (isinstance(error, StoreError) and error.kind is not Kind.DATA):
+            if len(calls) > 1 and _may_be_one_calls_fault(error):
                 middle = len(calls) // 2
                 self._settle(calls[:middle])
                 self._settle(calls[middle:])
@@ -308,6 +308,11 @@ class Writer:
         with suppress(StoreError), driver_errors(self._path):
             if database.checkpoint("PASSIVE") > LONGEST_LOG_PAGES:
                 database.checkpoint("RESTART", wait_seconds=READERS_SECONDS)
+
+
+def _may_be_one_calls_fault(error: Exception) -> bool:
+    """Whether the other calls of a transaction may do without the one that failed; a full disk fails them all."""
+    return not isinstance(error, StoreError) or error.kind is Kind.DATA or error.code == DAMAGED
 
 
 def _future() -> asyncio.Future[Any]:

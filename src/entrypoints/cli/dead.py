@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from entrypoints.cli.exits import CommandError, Exit, say
-from entrypoints.cli.options import AnswerFormat, Json, Project, StoreUrl, choose_format
+from entrypoints.cli.options import AnswerFormat, Json, Project, ServerUrl, StoreUrl, choose_format
 from entrypoints.cli.output import Format, number, print_document, print_rows, print_table, printable
 from entrypoints.cli.session import read_settings, wait_for
 
@@ -50,10 +50,6 @@ _Limit = Annotated[str, typer.Option("--limit", metavar="N", help="Letters at mo
 _After = Annotated[
     str, typer.Option("--after", metavar="NAME", help="Go on behind this one; the list says it.", show_default=False)
 ]
-_Url = Annotated[
-    str | None,
-    typer.Option("--url", metavar="http://…", help="Ask this server instead of the store.", show_default=False),
-]
 
 
 @app.command("list")
@@ -61,7 +57,7 @@ def list_command(
     limit: _Limit = "100",
     after: _After = "",
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -79,7 +75,7 @@ def show_command(
     limit: _Limit = "100",
     after: _After = "",
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -102,7 +98,7 @@ def replay_command(
     event_ids: _EventIds = None,
     all_: _All = False,
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -130,7 +126,7 @@ def drop_command(
     all_: _All = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")] = False,
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,

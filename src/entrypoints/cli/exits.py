@@ -34,7 +34,7 @@ EXITS: Final[Mapping[Kind, Exit]] = {
     Kind.SCHEMA: Exit.FAILURE,
     Kind.CLOSED: Exit.FAILURE,
 }
-"""What each kind of error ends a command with."""
+"""What each kind of error ends a command with; see also `exit_of`."""
 
 
 class CommandError(Exception):
@@ -51,7 +51,12 @@ class CommandError(Exception):
 
 def from_core(error: EventcoreError) -> CommandError:
     """An error of the core as the end of a command."""
-    return CommandError(error.message, code=EXITS[error.kind])
+    return CommandError(error.message, code=exit_of(error))
+
+
+def exit_of(error: EventcoreError) -> Exit:
+    """The exit code that an error of the core ends a command with."""
+    return Exit.USAGE if error.is_misconfiguration else EXITS[error.kind]
 
 
 def say(message: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.cli.csv_rows import COLUMNS, ColumnOptions, time_reader
-from entrypoints.cli.exits import CommandError, Exit, from_core, say
+from entrypoints.cli.exits import CommandError, Exit, exit_of, say
 from entrypoints.cli.loading import (
     STANDARD_INPUT,
     Forgetful,
@@ -60,7 +60,7 @@ def run_import(
         form: how the summary is printed.
 
     Raises:
-        CommandError: it cannot begin, or it failed in the middle.
+        CommandError: it cannot begin, it failed in the middle, or Ctrl-C ended it.
     """
     settings = read_settings(store_url=store_url)
     check_project(project)
@@ -74,12 +74,12 @@ def run_import(
     try:
         wait_for(run.run())
     except KeyboardInterrupt:
-        say(run.interrupted())
-        return Exit.INTERRUPTED
+        raise CommandError(run.interrupted(), code=Exit.INTERRUPTED) from None
     except EventcoreError as error:
         # What neither time nor the rows so far have any part in, the same command again would meet again.
-        way_on = run.way_on() if error.retryable or run.tally.rows else ""
-        raise CommandError(error.message + way_on, code=from_core(error).code) from error
+        by_time = error.retryable and not error.is_misconfiguration
+        way_on = run.way_on() if by_time or run.tally.rows else ""
+        raise CommandError(error.message + way_on, code=exit_of(error)) from error
     seconds = time.monotonic() - began
     run.print_answer(form)
     if run.tally.rows and not dry_run:

@@ -1,6 +1,7 @@
-"""``eventcore``: all commands, and the two console scripts.
+"""``eventcore``: all commands, and how each of them ends.
 
-Commands import what they need when they run, so that the first word comes fast. Not here: what a command does.
+Commands import what they need when they run, so that the first word comes fast. Not here: what a command does, and
+Ctrl-C where the command says nothing of it (`start`).
 """
 
 import os
@@ -9,8 +10,20 @@ from typing import Annotated
 
 import typer
 
-from entrypoints.cli import benching, dead, doctor, importing, keys, maintenance, sampling, serving, stats, working
-from entrypoints.cli.exits import CommandError, Exit, from_core, say
+from entrypoints.cli import (
+    benching,
+    dead,
+    doctor,
+    importing,
+    keys,
+    maintenance,
+    rebuilding,
+    sampling,
+    serving,
+    stats,
+    working,
+)
+from entrypoints.cli.exits import CommandError, Exit, exit_of, say
 from eventcore.errors import EventcoreError
 
 DISTRIBUTION = "eventcore-analytics"
@@ -33,6 +46,7 @@ app.add_typer(benching.app, name="bench")
 app.command("sample")(sampling.sample_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("verify")(maintenance.verify_command)
+app.command("rebuild", help=rebuilding.HELP)(rebuilding.rebuild_command)
 app.command("migrate")(maintenance.migrate_command)
 app.command("epoch")(maintenance.epoch_command)
 import_app.command(help=importing.HELP)(importing.import_command)
@@ -57,21 +71,14 @@ def _root(
         print(context.get_help())
 
 
-def main() -> None:
-    """The console script ``eventcore``."""
-    sys.exit(run(app, sys.argv[1:]))
-
-
-def import_events() -> None:
-    """The console script ``import_events``: ``eventcore import`` under a name of its own."""
-    sys.exit(run(import_app, sys.argv[1:]))
-
-
 def run(commands: typer.Typer, arguments: list[str]) -> int:
     """Run a command line.
 
     Returns:
         The exit code. Whatever went wrong is said in one line on stderr.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it, and the command had nothing to say about that.
     """
     name = commands.info.name
     try:
@@ -87,11 +94,11 @@ def run(commands: typer.Typer, arguments: list[str]) -> int:
         return error.code
     except EventcoreError as error:
         say(f"{name}: {error.message}")
-        return from_core(error).code
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+        return exit_of(error)
     except BrokenPipeError:
         # Whoever read the answer has gone; what Python would still flush at exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.WELL
+    if code == Exit.INTERRUPTED:  # Typer's answer to a Ctrl-C of which nobody below has said anything
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else Exit.WELL

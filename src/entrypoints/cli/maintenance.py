@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from entrypoints.settings import Settings
+    from eventcore.ports import EventStore
 
 
 def migrate_command(
@@ -59,7 +60,7 @@ async def _find_schema_in_time(store_url: str, wait_seconds: float) -> tuple[int
             return await find_schema(store_url)
         except EventcoreError as error:
             left = until - time.monotonic()
-            if not error.retryable or left <= 0:
+            if not error.retryable or error.is_misconfiguration or left <= 0:
                 raise
             await asyncio.sleep(min(left, pause_seconds(attempt)))
     raise AssertionError  # an endless count has no end
@@ -93,15 +94,26 @@ def verify_command(
 
 async def _verify(project: str | None, settings: "Settings") -> "Sequence[str]":
     from entrypoints.container import open_eventcore
+
+    await require_store(settings)
+    async with open_eventcore(settings) as core:
+        await check_named(core.store, project)
+        return await core.store.verify(project)
+
+
+async def check_named(store: "EventStore", project: str | None) -> None:
+    """Refuse to go on with a project that the store does not have.
+
+    Raises:
+        CommandError: it does not.
+        EventcoreError: no project can have this name.
+    """
     from eventcore.service import check_project
 
     if project is not None:
         check_project(project)
-    await require_store(settings)
-    async with open_eventcore(settings) as core:
-        if project is not None and project not in (await core.store.describe()).counts:
+        if project not in (await store.describe()).counts:
             raise CommandError("the store has no project of this name", code=Exit.FAILURE)
-        return await core.store.verify(project)
 
 
 def epoch_command(

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from entrypoints.cli.exits import CommandError, say
+from entrypoints.cli.interrupts import run_interruptible
 
 if TYPE_CHECKING:
     from entrypoints.settings import Settings
@@ -57,7 +58,7 @@ def check_settings(**chosen: Any) -> "Settings":
 
 def wait_for(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Run asynchronous work to its end; Ctrl-C cancels it, then raises `KeyboardInterrupt`."""
-    return asyncio.run(work)
+    return run_interruptible(work)
 
 
 async def apart(work: Callable[[], _Result]) -> _Result:

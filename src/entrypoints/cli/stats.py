@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from entrypoints.cli.options import AnswerFormat, Json, Project, StoreUrl, choose_format
+from entrypoints.cli.options import AnswerFormat, Json, Project, ServerUrl, StoreUrl, choose_format
 from entrypoints.cli.output import Format, number, percentage, print_document, print_rows, print_table, printable
 from entrypoints.cli.session import read_settings, wait_for
 from entrypoints.rows import flat_rows
@@ -57,10 +57,6 @@ _Groups = Annotated[str, typer.Option("--groups", metavar="N", help="How many va
 _WeekStart = Annotated[
     str, typer.Option("--week-start", metavar="monday|sunday|saturday", help="The day a week begins with.")
 ]
-_Url = Annotated[
-    str | None,
-    typer.Option("--url", metavar="http://…", help="Ask this server instead of the store.", show_default=False),
-]
 
 
 @app.command("dau")
@@ -72,7 +68,7 @@ def daily_active_users(
     breakdown: _Breakdown = None,
     groups: _Groups = "10",
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -94,7 +90,7 @@ def active_users(
     breakdown: _Breakdown = None,
     groups: _Groups = "10",
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -115,7 +111,7 @@ def stickiness(
     breakdown: _Breakdown = None,
     groups: _Groups = "10",
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -138,7 +134,7 @@ def lifecycle(
     breakdown: _Breakdown = None,
     groups: _Groups = "10",
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -165,7 +161,7 @@ def event_counts(
     breakdown: _Breakdown = None,
     groups: _Groups = "10",
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -190,7 +186,7 @@ def top_events(
     breakdown: _Breakdown = None,
     groups: _Groups = "10",
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -249,7 +245,7 @@ def retention(
     breakdown: _Breakdown = None,
     groups: _Groups = "10",
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,
@@ -279,7 +275,7 @@ def ingestion(
     from_: _From = None,
     to: _To = None,
     project: Project = "default",
-    url: _Url = None,
+    url: ServerUrl = None,
     store_url: StoreUrl = None,
     form: AnswerFormat = Format.TABLE,
     json: Json = False,

@@ -45,6 +45,10 @@ _COMMON = _problems(
 )
 
 
+_NO_STATISTICS = _problems(
+    _503="the store does not answer, or the queue, without which nobody can say how fresh the numbers are; ask again"
+)
+
 _BAD_BODY = _problems(
     _400="the body is no JSON object",
     _408="the body did not come in time; send the same again",
@@ -115,7 +119,7 @@ def create_app(settings: Settings, eventcore: Eventcore | None = None, *, keyles
             bad_body=_BAD_BODY,
         )
     )
-    app.include_router(stats.router)
+    app.include_router(stats.router, responses=_NO_STATISTICS)
     app.include_router(health.router)
     if settings.docs:
         app.include_router(docs.router)

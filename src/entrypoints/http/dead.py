@@ -18,10 +18,10 @@ from entrypoints.http.exchange import exchange_of
 from entrypoints.http.objects import Objects, parse_object
 from entrypoints.http.parameters import NoRepeats, Parameters
 from entrypoints.http.problems import HttpProblem
+from entrypoints.http.replies import core_of, json_reply
 from eventcore.dead_letters import MOST_LIMIT, Chosen
 from eventcore.errors import EventcoreError, Kind
 from eventcore.limits import ECHO_CHARS
-from eventcore.service import Eventcore
 
 _FORM: Final = 'send {"event_ids": ["…"]} or {"all": true}'
 
@@ -48,13 +48,13 @@ def make_router(*, body_timeout_seconds: float, found_none: Problems, bad_body: 
     async def replay(request: Request, asked: Annotated[Parameters, Query()]) -> Response:
         """Store dead letters after all; one that the store still refuses stays, and its neighbours are stored."""
         chosen = parse_body(await objects.read(request))
-        return _done(request, asked, await _core(request).replay_dead_letters(chosen, project=asked.project))
+        return _done(request, asked, await core_of(request).replay_dead_letters(chosen, project=asked.project))
 
     @router.post("/drop", response_model=models.DropAnswer, responses={**bad_body}, openapi_extra=_CHOICE)
     async def drop(request: Request, asked: Annotated[Parameters, Query()]) -> Response:
         """Delete dead letters for ever. Caches forget what they knew of the store, so the events may be sent again."""
         chosen = parse_body(await objects.read(request))
-        return _done(request, asked, await _core(request).drop_dead_letters(chosen, project=asked.project))
+        return _done(request, asked, await core_of(request).drop_dead_letters(chosen, project=asked.project))
 
     router.add_api_route("", list_letters, methods=["GET"], response_model=models.DeadEventsAnswer)
     router.add_api_route(
@@ -69,8 +69,8 @@ def make_router(*, body_timeout_seconds: float, found_none: Problems, bad_body: 
 
 async def list_letters(request: Request, asked: Annotated[_Page, Query()]) -> Response:
     """Accepted events that the store refused, each whole and with the reason; a page of them."""
-    document = await dead_document(_core(request), limit=asked.limit, after=asked.after, project=asked.project)
-    return _json(document)
+    document = await dead_document(core_of(request), limit=asked.limit, after=asked.after, project=asked.project)
+    return json_reply(document)
 
 
 async def show_letters(
@@ -80,11 +80,11 @@ async def show_letters(
 ) -> Response:
     """The dead letters of one id, one for each content that it was sent with, or 404."""
     document = await dead_document(
-        _core(request), limit=asked.limit, after=asked.after, event_id=event_id, project=asked.project
+        core_of(request), limit=asked.limit, after=asked.after, event_id=event_id, project=asked.project
     )
     if not document.data and not asked.after:
         raise HttpProblem(404, "dead_event_not_found", "this project has no dead letter of this id", field="event_id")
-    return _json(document)
+    return json_reply(document)
 
 
 def parse_body(body: bytes) -> Chosen:
@@ -119,13 +119,4 @@ _CHOICE: Final[dict[str, Any]] = {
 def _done(request: Request, asked: Parameters, outcome: Any) -> Response:
     counts = msgspec.to_builtins(outcome)
     exchange_of(request.scope).notes.update(project=asked.project, **counts)
-    return _json(counts)
-
-
-def _core(request: Request) -> Eventcore:
-    core: Eventcore = request.app.state.eventcore
-    return core
-
-
-def _json(document: Any) -> Response:
-    return Response(msgspec.json.encode(document), media_type="application/json")
+    return json_reply(counts)

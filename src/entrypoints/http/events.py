@@ -1,6 +1,6 @@
 """GET /events/{event_id}: was it stored, and as what?"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Path, Query
@@ -10,10 +10,10 @@ from starlette.responses import Response
 from entrypoints.http import models
 from entrypoints.http.parameters import NoRepeats, Parameters
 from entrypoints.http.problems import HttpProblem
+from entrypoints.http.replies import core_of, json_reply
 from eventcore.calendar import format_instant
 from eventcore.events import StoredEvent
 from eventcore.ingestion import event_id_text
-from eventcore.service import Eventcore
 
 router = APIRouter(tags=["events"], dependencies=[NoRepeats])
 
@@ -25,24 +25,21 @@ async def find(
     asked: Annotated[Parameters, Query()],
 ) -> Response:
     """The stored event with this id, or 404."""
-    core: Eventcore = request.app.state.eventcore
-    stored = await core.find(event_id, project=asked.project)
+    stored = await core_of(request).find(event_id, project=asked.project)
     if stored is None:
         raise HttpProblem(404, "event_not_found", "no event with this id is stored in this project", field="event_id")
-    return Response(_to_json(stored), media_type="application/json")
+    return json_reply(_document(stored))
 
 
-def _to_json(stored: StoredEvent) -> bytes:
+def _document(stored: StoredEvent) -> dict[str, Any]:
     event = stored.event
-    return msgspec.json.encode(
-        {
-            "event_id": event_id_text(event.event_id),
-            "user_id": event.user_id,
-            "event_type": event.event_type,
-            "occurred_at": format_instant(event.occurred_us),
-            # The text as received: through floats, 0.1 and 18446744073709551615 would come back as something else.
-            "properties": msgspec.Raw(event.properties.encode()),
-            "received_at": format_instant(stored.received_us),
-            "import_id": None if stored.import_id is None else event_id_text(stored.import_id),
-        }
-    )
+    return {
+        "event_id": event_id_text(event.event_id),
+        "user_id": event.user_id,
+        "event_type": event.event_type,
+        "occurred_at": format_instant(event.occurred_us),
+        # The text as received: through floats, 0.1 and 18446744073709551615 would come back as something else.
+        "properties": msgspec.Raw(event.properties.encode()),
+        "received_at": format_instant(stored.received_us),
+        "import_id": None if stored.import_id is None else event_id_text(stored.import_id),
+    }

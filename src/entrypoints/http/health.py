@@ -39,7 +39,7 @@ async def ready(request: Request) -> Response:
     core: Eventcore = request.app.state.eventcore
     store = await _check(core.store.epoch)
     queue = await _check(lambda: core.queue.pending(DEFAULT_PROJECT))
-    cache = models.Check(status="ok" if core.cache.healthy else "unavailable", latency_ms=0.0)
+    cache = models.Check(status="ok" if core.cache.healthy else "unavailable", latency_ms=0.0, reason=None)
     keys = await _check(request.app.state.access.keyring)
     if "unavailable" in (queue.status, keys.status) or (store.status != "ok" and not core.queue.answers_first):
         status = "unavailable"
@@ -47,7 +47,7 @@ async def ready(request: Request) -> Response:
         status = "ok" if store.status == cache.status == "ok" else "degraded"
     checks = {"store": store, "queue": queue, "cache": cache, "keys": keys}
     health = models.Health(status=status, version=VERSION, checks=checks)
-    return _json(health.model_dump(), 503 if status == "unavailable" else 200)
+    return _json(health.model_dump(exclude_none=True), 503 if status == "unavailable" else 200)
 
 
 @router.get("/live", response_model=models.Alive)
@@ -58,13 +58,15 @@ async def live() -> Response:
 
 async def _check(call: Callable[[], Awaitable[object]]) -> models.Check:
     began = perf_counter()
-    status = "ok"
+    status, reason = "ok", None
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             await call()
-    except (EventcoreError, TimeoutError):
-        status = "unavailable"
-    return models.Check(status=status, latency_ms=round((perf_counter() - began) * 1_000, 3))
+    except EventcoreError as error:
+        status, reason = "unavailable", error.message
+    except TimeoutError:
+        status, reason = "unavailable", f"no answer within {_PATIENCE_SECONDS:g} s"
+    return models.Check(status=status, latency_ms=round((perf_counter() - began) * 1_000, 3), reason=reason)
 
 
 def _json(document: dict[str, object], status: int) -> Response:

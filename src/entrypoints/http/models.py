@@ -358,6 +358,7 @@ class Check(Model):
 
     status: str = Field(description="ok or unavailable")
     latency_ms: float
+    reason: str | None = Field(None, description="why it is unavailable, and the way out, where that is known")
 
 
 class Health(Model):

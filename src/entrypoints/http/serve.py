@@ -126,7 +126,7 @@ def _announce(url: str, settings: Settings, *, readable: bool, is_open: bool) ->
         sys.stderr.write(f"eventcore listens on {url}\n  events go to {store}\n  try it:\n{example}\n")
         sys.stderr.flush()
     else:
-        structlog.get_logger(LOGGER).warning("listening", url=url, store=store, example=example)
+        structlog.get_logger(LOGGER).info("listening", url=url, store=store, example=example)
 
 
 def _example(url: str, *, is_open: bool) -> str:

@@ -6,7 +6,6 @@ on the command line. Not here: what a statistic means.
 
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.requests import Request
@@ -16,9 +15,9 @@ from entrypoints.books import books_document
 from entrypoints.http import models
 from entrypoints.http.parameters import NoRepeats, Parameters
 from entrypoints.http.problems import HttpProblem
+from entrypoints.http.replies import core_of, json_reply
 from entrypoints.rows import csv_text, flat_rows
 from eventcore.answers import answer_json
-from eventcore.service import Eventcore
 from eventcore.statistics import parse_question
 
 router = APIRouter(prefix="/stats", tags=["statistics"], dependencies=[NoRepeats])
@@ -162,12 +161,12 @@ class _Books(_Formatted, _Range):
 async def ingestion(request: Request, asked: Annotated[_Books, Query()]) -> Response:
     """The ingestion books: what was received on each UTC date, and what became of it."""
     form = _format(request, asked.format)
-    document = await books_document(_core(request), from_=asked.from_, to=asked.to, project=asked.project)
+    document = await books_document(core_of(request), from_=asked.from_, to=asked.to, project=asked.project)
     return _reply("ingestion", document, form)
 
 
 async def _answer(request: Request, name: str, asked: _Statistic) -> Response:
-    core = _core(request)
+    core = core_of(request)
     values = asked.model_dump()
     form = _format(request, values.pop("format"))
     project = values.pop("project")
@@ -189,11 +188,6 @@ def _names(if_none_match: str, tag: str) -> bool:
     return "*" in given or tag.removeprefix("W/") in given
 
 
-def _core(request: Request) -> Eventcore:
-    core: Eventcore = request.app.state.eventcore
-    return core
-
-
 def _format(request: Request, asked: str | None) -> str:
     if asked is None:
         return "csv" if _prefers_csv(request.headers.get("accept", "")) else "json"
@@ -213,7 +207,9 @@ def _prefers_csv(accept: str) -> bool:
 
 def _reply(name: str, document: dict[str, Any], form: str) -> Response:
     if form == "json":
-        return Response(msgspec.json.encode(document), media_type="application/json", headers={"Vary": "Accept"})
+        reply = json_reply(document)
+        reply.headers["Vary"] = "Accept"
+        return reply
     meta = document["meta"]
     headers = {"Vary": "Accept", "X-Data-As-Of": meta["data_as_of"], "X-Pending": str(meta["pending"])}
     return Response(csv_text(*flat_rows(name, document["data"])), media_type=_CSV, headers=headers)

@@ -1,6 +1,7 @@
 """What a worker answers on its port: GET /health, /health/live, /health/ready and /metrics.
 
-Ready means that it can take events from the queue and store them. Not here: the worker's work (`lanes`).
+Ready means that it can take events from the queue and store them: it asked both, and both answered. Not here: the
+worker's work (`lanes`).
 """
 
 from typing import Final

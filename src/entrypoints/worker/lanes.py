@@ -7,7 +7,7 @@ the store is away nothing is fetched. Not here: the process around them (`run`),
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -15,7 +15,7 @@ import structlog
 from entrypoints.patience import pause_seconds
 from entrypoints.telemetry import LOGGER, WorkerMetrics
 from eventcore.draining import GROUP_EVENTS, Drained, drain
-from eventcore.errors import StoreError
+from eventcore.errors import Kind, StoreError
 from eventcore.ports import Consumer, Delivery, EventStore
 
 FETCH_SECONDS: Final = 1.0
@@ -28,17 +28,21 @@ _MOST_MESSAGES: Final = 200
 """Messages of 256 KiB at most, so that a lane holds no more than about 50 MB of them."""
 
 
+def _not_yet(what: str) -> StoreError:
+    return StoreError(Kind.UNAVAILABLE, "starting", f"it has begun, and {what} yet; wait a moment")
+
+
 @dataclass(slots=True)
 class Progress:
-    """How the lanes are doing, for readiness.
+    """How the lanes are doing, for readiness. A worker that has begun is not ready before it has fetched once.
 
     Attributes:
-        store_error: why the last attempt to store did not succeed; None when it did.
+        store_error: why the last attempt to reach the store did not succeed; None when it did.
         queue_error: why the last attempt to fetch did not succeed; None when it did.
     """
 
-    store_error: StoreError | None = None
-    queue_error: StoreError | None = None
+    store_error: StoreError | None = field(default_factory=lambda: _not_yet("has not reached the store"))
+    queue_error: StoreError | None = field(default_factory=lambda: _not_yet("has fetched nothing"))
 
 
 class Lane:

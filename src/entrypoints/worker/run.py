@@ -37,7 +37,7 @@ def run_worker(settings: Settings) -> None:
     listener = bind(settings, settings.worker_port, "EVENTCORE_WORKER_PORT (--port)", keyless_reason=_NO_KEYS)
 
     def announce(url: str) -> None:
-        structlog.get_logger(LOGGER).warning(
+        structlog.get_logger(LOGGER).info(
             "working",
             queue=shown_url(settings.queue_url),
             store=shown_url(settings.store_url),

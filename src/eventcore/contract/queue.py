@@ -4,7 +4,7 @@ How to use it is in `eventcore.contract`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -14,7 +14,7 @@ from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey
-from eventcore.ports import EventStore, Pending, Queue, StoreDescription
+from eventcore.ports import EventStore, Pending, Queue, Rebuilt, StoreDescription
 from eventcore.strategies import a_chunk, an_event
 
 
@@ -94,6 +94,14 @@ class ScriptedStore:
         raise NotImplementedError
 
     async def fold(self, most_events: int) -> int:
+        """See `find`."""
+        raise NotImplementedError
+
+    def rebuild(self, project: str | None = None) -> AsyncGenerator[Rebuilt, None]:
+        """See `find`."""
+        raise NotImplementedError
+
+    def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
         """See `find`."""
         raise NotImplementedError
 

@@ -9,7 +9,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_help_is_an_answer(eventcore: Command, arguments: list[str]) -> None:
 
 def test_all_commands_are_listed(eventcore: Command) -> None:
     listed = eventcore("--help").out
-    names = ["serve", "import", "stats", "sample", "doctor", "migrate", "verify", "bench"]
+    names = ["serve", "import", "stats", "sample", "doctor", "migrate", "verify", "rebuild", "bench"]
     assert [name for name in names if name not in listed] == []
 
 
@@ -102,6 +103,17 @@ def test_doctor_is_well_without_a_store_and_makes_none(eventcore: Command) -> No
     assert "no store yet" in found["store"]
     assert found["msgspec"]
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["migrate", "--check"], ["import", "--dry-run", "rows.csv"]])
+def test_a_store_that_cannot_be_made_is_not_one_that_is_only_missing(
+    eventcore: Command, workplace: Path, command: list[str]
+) -> None:
+    Path("rows.csv").write_text("user_id,event_type,occurred_at\n")
+    Path("data").touch()
+    ended = eventcore(*command, "--store-url", f"sqlite:///{workplace}/data/store.sqlite3")
+    assert ended.code == (1 if command == ["doctor"] else 5)
+    assert "store.sqlite3 cannot be made: what should be its folder is a file" in ended.out + ended.err
 
 
 def test_doctor_tells_of_the_store(eventcore: Command) -> None:
@@ -205,6 +217,88 @@ def test_verify_finds_what_does_not_balance(eventcore: Command) -> None:
     ended = eventcore("verify", "--project", "other")
     assert (ended.code, ended.out) == (1, "")
     assert "no project of this name" in ended.err
+
+
+def test_rebuild_mends_what_verify_finds(eventcore: Command) -> None:
+    import sqlite3
+
+    Path("rows.csv").write_text(
+        "user_id,event_type,occurred_at\nada,visit,2026-01-31T09:30:00Z\nbob,visit,2026-01-31T23:30:00Z\n"
+    )
+    eventcore("import", "rows.csv")
+    eventcore("import", "--project", "other", "rows.csv")
+    asked = ("stats", "dau", "--from", "2026-01-31", "--to", "2026-02-01", "--tz", "Europe/Kyiv", "--json")
+    answer = eventcore(*asked).json["data"]
+    with closing(sqlite3.connect("store.sqlite3")) as database, database:
+        database.execute("UPDATE activity_bitmaps SET users = x'0102' WHERE grain < 2")
+    assert eventcore("verify").code == 1
+    ended = eventcore(*asked)
+    assert (ended.code, ended.out) == (1, "")
+    assert "eventcore rebuild" in ended.err
+    ended = eventcore("rebuild", "--project", "other", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.json == {"projects": [{"project": "other", "periods": 2, "events": 2, "changed_rows": 4, "left": {}}]}
+    ended = eventcore("rebuild")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        "project  periods  events  changed rows",
+        "default        2       2             4",
+        "other          2       2             0",
+    ]
+    assert eventcore("verify").out == "all books balance\n"
+    assert eventcore(*asked).json["data"] == answer
+    ended = eventcore("rebuild", "--zone", "Europe/Kyiv", "--format", "csv")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == "project,periods,events,changed_rows\ndefault,2,0,8\nother,2,0,8\n"
+    assert eventcore(*asked).json["data"] == answer
+    assert eventcore("verify").out == "all books balance\n"
+
+
+def test_rebuild_says_what_it_cannot_do(eventcore: Command) -> None:
+    ended = eventcore("rebuild")
+    assert (ended.code, ended.out) == (1, "")
+    assert not Path("store.sqlite3").exists()
+    eventcore("migrate")
+    ended = eventcore("rebuild", "--project", "other")
+    assert (ended.code, ended.out) == (1, "")
+    assert "no project of this name" in ended.err
+    for arguments, reason in (
+        (("--zone", "Europe/Nowhere"), "unknown time zone"),
+        (("--zone", "UTC", "--project", "default"), "leave --project out"),
+    ):
+        ended = eventcore("rebuild", *arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert reason in ended.err
+    for url in ("memory://", "sqlite:///store.sqlite3"):
+        ended = eventcore("rebuild", "--store-url", url)
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.startswith("nothing to rebuild: ")
+        assert eventcore("rebuild", "--store-url", url, "--json").json == {"projects": []}
+
+
+def test_rebuild_says_what_it_leaves(eventcore: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapters.sqlite.store import SqliteStore
+    from eventcore.ports import Rebuilt
+    from eventcore.rebuilding import GONE, UNREADABLE
+
+    async def steps(self: SqliteStore, project: str | None) -> AsyncIterator[Rebuilt]:
+        for number, (period, left) in enumerate(found):
+            yield Rebuilt(project="shop", period=period, done=number + 1, steps=len(found), left=left)
+
+    monkeypatch.setattr(SqliteStore, "rebuild", steps)
+    eventcore("migrate")
+    found = [("2026-03-01", GONE), ("2026-03-02", GONE), ("2026-03-03", ""), ("2026-03", "")]
+    ended = eventcore("rebuild")
+    assert ended.code == 0
+    assert ended.err == (
+        "project shop: 2 periods from 2026-03-01 to 2026-03-02 stay as they are: events are gone or about to expire, "
+        "and what is counted of them is all that is left\n"
+    )
+    found = [("2026-03", UNREADABLE)]
+    ended = eventcore("rebuild", "--json")
+    assert ended.code == 3
+    assert ended.json["projects"][0]["left"] == {UNREADABLE: ["2026-03"]}
+    assert "2026-03 stays as it is: " in ended.err
 
 
 def test_verify_of_no_store_is_said(eventcore: Command) -> None:

@@ -546,7 +546,7 @@ def interrupt(process: "subprocess.Popen[bytes]") -> Ended:
 def known_rows(ended: Ended) -> int:
     """How many new rows an interrupted import says are stored, in its only line."""
     assert (ended.code, ended.out, ended.err.count("\n")) == (130, "", 1)
-    begin, end = "interrupted; ", " new rows are known to be stored, and the same command again goes on"
+    begin, end = "eventcore: interrupted; ", " new rows are known to be stored, and the same command again goes on"
     assert ended.err.startswith(begin)
     assert end in ended.err
     return int(ended.err[len(begin) : ended.err.index(end)].replace(",", ""))
@@ -610,7 +610,7 @@ def test_ctrl_c_in_a_dry_run(many_rows: int, workplace: Path, monkeypatch: pytes
             assert process.poll() is None
             time.sleep(0.002)
         write_and_wait(process, pipe, b"".join(lines[1_000:5_000]))
-        assert interrupt(process) == Ended(130, "", "interrupted; nothing is stored\n")
+        assert interrupt(process) == Ended(130, "", "eventcore: interrupted; nothing is stored\n")
     assert not list(folder.iterdir())
     assert not Path("store.sqlite3").exists()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.processes import HOST, Port
+from tests.support.processes import HOST, Port, tell_of_end, tell_of_process
 
 EVENTCORE = str(Path(sys.executable).with_name("eventcore"))
 START_SECONDS = 40.0
@@ -71,6 +71,7 @@ class Running:
                 env=environment(settings),
                 cwd=log.parent,
             )
+        tell_of_process(self.process.pid, log.parent)
 
     def wait_until_up(self) -> None:
         """Wait until it says where it answers."""
@@ -101,12 +102,14 @@ class Running:
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(GRACE_SECONDS + 5) == 0, self.said()[-3_000:]
+        tell_of_end(self.process.pid)
         return time.monotonic() - began
 
     def kill(self) -> None:
         """End it as the kernel does when memory is out."""
         self.process.kill()
         self.process.wait(10)
+        tell_of_end(self.process.pid)
 
     def _announced(self) -> bool:
         found = re.search(r'"(?:url|health)":\s*"(http://127\.0\.0\.1:\d+)', self.said())

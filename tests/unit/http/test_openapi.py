@@ -212,3 +212,9 @@ async def test_docs_can_be_switched_off(settings: Settings, core: Eventcore) -> 
 async def test_a_page_never_repeats_a_script(client: httpx.AsyncClient, path: str) -> None:
     response = await client.get(path + "?<script>alert(1)</script>")
     assert "alert(1)" not in response.text
+
+
+@pytest.mark.parametrize("path", [path for path in ANSWERS if path.startswith("/stats/")])
+async def test_it_is_said_that_statistics_need_the_queue(client: httpx.AsyncClient, path: str) -> None:
+    document = (await client.get("/openapi.json")).json()
+    assert "how fresh the numbers are" in document["paths"][path]["get"]["responses"]["503"]["description"]

@@ -278,6 +278,7 @@ async def test_a_stream_that_is_gone_is_made_again(
             await attempt
         assert caught.value.kind is Kind.UNAVAILABLE
         assert caught.value.code in ("no_stream", "no_consumer")
+    assert "nobody can say how fresh the numbers are" in caught.value.message  # the last one: what is pending
     await until(lambda: queue.publish([a_message()]))
     assert (await reader.pending("default")).events == 1
     assert len(await until(lambda: consumer.fetch(5, 1))) == 1

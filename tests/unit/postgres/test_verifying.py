@@ -61,6 +61,34 @@ async def test_finds_damage(url: str, damage: str, told: str) -> None:
     await store.close()
 
 
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (
+            "UPDATE users SET user_id = E'a\\tb'",
+            "user key 0 has a name that no event can bring: user_id holds a control",
+        ),
+        ("UPDATE users SET user_id = '\\xff'::bytea", "user key 0 has a name that no event can bring: user_id is"),
+        ("UPDATE event_types SET name = ''", "type key 0 has a name that no event can bring: event_type is empty"),
+        ("UPDATE event_types SET name = '\\xc3'::bytea", "event_type is not UTF-8"),
+    ],
+)
+async def test_names_that_no_event_can_bring(url: str, damage: str, told: str) -> None:
+    """The server checks bytes where they become text, and a disk may change them later; a cast checks nothing."""
+    store = await open_store(url)
+    await store.append([a_chunk(an_event())])
+    connection = await asyncpg.connect(url)
+    async with connection.transaction():
+        await connection.execute("CREATE CAST (bytea AS text) WITHOUT FUNCTION AS ASSIGNMENT")
+        await connection.execute(damage)
+        await connection.execute("DROP CAST (bytea AS text)")
+    await connection.close()
+    (sentence,) = await store.verify()
+    assert sentence.startswith("project default: ")
+    assert told in sentence
+    await store.close()
+
+
 async def test_a_lot_of_damage_is_told_in_few_words(url: str) -> None:
     store = await open_store(url)
     await store.append([a_chunk(*(an_event(event_id=number) for number in range(100)))])

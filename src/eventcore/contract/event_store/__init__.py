@@ -16,6 +16,7 @@ from eventcore.contract.event_store.concurrency import Concurrency
 from eventcore.contract.event_store.describing import Describing
 from eventcore.contract.event_store.folding import Folding
 from eventcore.contract.event_store.keeping import Keeping
+from eventcore.contract.event_store.rebuilding import Rebuilding
 from eventcore.contract.event_store.replaying import Replaying
 
 __all__ = ["EventStoreContract", "StoreBackend"]
@@ -30,6 +31,7 @@ class EventStoreContract(
     Concurrency,
     Answering,
     Folding,
+    Rebuilding,
     Admitting,
     Describing,
     Closing,

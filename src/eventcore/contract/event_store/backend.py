@@ -83,3 +83,10 @@ class StoreFixtures:
         if not backend.precomputed:
             pytest.skip(f"{backend.name} reads events for every answer")
         return store
+
+    @pytest.fixture
+    def projecting(self, backend: StoreBackend, store: EventStore) -> EventStore:
+        """A store that has a projection."""
+        if not backend.projected:
+            pytest.skip(f"{backend.name} keeps no projection")
+        return store

@@ -154,13 +154,6 @@ async def _fold_all(store: EventStore, most_events: int = _ALL) -> int:
 class Folding(StoreFixtures):
     """The fold changes no answer."""
 
-    @pytest.fixture
-    def projecting(self, backend: StoreBackend, store: EventStore) -> EventStore:
-        """A store that has something to fold."""
-        if not backend.projected:
-            pytest.skip(f"{backend.name} keeps nothing to be folded")
-        return store
-
     @given(steps=_STEPS, queries=st.lists(_queries(), min_size=1, max_size=3))
     @_SETTINGS
     async def test_whenever_it_comes_answers_are_the_same(
