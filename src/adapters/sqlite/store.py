@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 from time import monotonic
 
-from adapters.sqlite import reader, rebuilding
+from adapters.sqlite import access, reader, rebuilding
 from adapters.sqlite.counting import Counting
 from adapters.sqlite.database import Database, file_of, migrate_file, prepare
 from adapters.sqlite.reader import Readers
@@ -21,6 +21,7 @@ from adapters.sqlite.writer import Writer, closed
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.errors import StoreError, too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
+from eventcore.keys import ApiKey
 from eventcore.ports import EventStore, Rebuilt, StoreDescription
 
 EPOCH_SECONDS = 1.0
@@ -187,6 +188,19 @@ class SqliteStore:
     async def begin_epoch(self) -> str:
         """See `EventStore.begin_epoch`."""
         return await self._writer.write(lambda appending: appending.begin_epoch())
+
+    async def keys(self) -> Sequence[ApiKey]:
+        """See `EventStore.keys`."""
+        self._check_open()
+        return await self._readers.answer(access.read_keys)
+
+    async def put_key(self, key: ApiKey) -> None:
+        """See `EventStore.put_key`."""
+        await self._writer.write(lambda appending: appending.put_key(key))
+
+    async def touch_keys(self, used: Mapping[str, int]) -> None:
+        """See `EventStore.touch_keys`."""
+        await self._writer.write(lambda appending: appending.touch_keys(used))
 
     async def describe(self) -> StoreDescription:
         """See `EventStore.describe`."""

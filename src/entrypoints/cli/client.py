@@ -13,6 +13,8 @@ import msgspec
 
 from entrypoints.cli.exits import CommandError, Exit
 from entrypoints.cli.output import printable
+from entrypoints.cli.session import check_settings
+from eventcore.keys import shown_prefix
 from eventcore.limits import ECHO_CHARS
 
 TIMEOUT_SECONDS: Final = 60.0
@@ -64,14 +66,17 @@ def request_server(
         wait_seconds: how long the server may take to answer.
 
     Raises:
-        CommandError: the URL is none, or the server is not reachable or refuses.
+        CommandError: the URL is none, or the server is not reachable or refuses. Where it asks for a key, it is that
+            of the settings, ``EVENTCORE_API_KEY``.
     """
     parts = _server_address(url)
     query = {name: value for name, value in parameters.items() if value is not None}
     timeout = httpx.Timeout(TIMEOUT_SECONDS, read=wait_seconds)
     method = "GET" if body is None else "POST"
     try:
-        answer = httpx.request(method, url.rstrip("/") + path, params=query, json=body, timeout=timeout)
+        answer = httpx.request(
+            method, url.rstrip("/") + path, params=query, json=body, timeout=timeout, headers=_credentials()
+        )
     except httpx.TimeoutException as error:
         message = f"the server at {parts.hostname} does not answer within {wait_seconds:.0f} seconds"
         raise CommandError(message, code=Exit.UNREACHABLE) from error
@@ -83,6 +88,16 @@ def request_server(
     if answer.status_code != HTTPStatus.OK:
         raise _refused(answer)
     return answer.content
+
+
+def _credentials() -> dict[str, str]:
+    """The header with the key of the settings, none without one."""
+    key = check_settings().api_key
+    if not key:
+        return {}
+    if shown_prefix(key.strip()) is None:
+        raise CommandError("EVENTCORE_API_KEY is not an API key; one looks like ec_live_…")
+    return {"Authorization": f"Bearer {key.strip()}"}
 
 
 def not_ours() -> CommandError:

@@ -15,6 +15,7 @@ from entrypoints.cli import (
     dead,
     doctor,
     importing,
+    keys,
     maintenance,
     rebuilding,
     sampling,
@@ -40,6 +41,7 @@ app.command("worker")(working.worker_command)
 app.command("import", help=importing.HELP)(importing.import_command)
 app.add_typer(stats.app, name="stats")
 app.add_typer(dead.app, name="dead")
+app.add_typer(keys.app, name="keys")
 app.add_typer(benching.app, name="bench")
 app.command("sample")(sampling.sample_command)
 app.command("doctor")(doctor.doctor_command)

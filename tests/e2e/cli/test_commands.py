@@ -309,8 +309,10 @@ def test_verify_of_no_store_is_said(eventcore: Command) -> None:
     assert not Path("store.sqlite3").exists()
 
 
-def test_serve_refuses_another_address_than_loopback(shell: Command) -> None:
-    ended = shell("serve", "--host", "0.0.0.0", "--port", "0")
+def test_a_worker_refuses_another_address_than_loopback(shell: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its port asks for no key, unlike that of the API."""
+    monkeypatch.setenv("EVENTCORE_QUEUE_URL", "nats://127.0.0.1:9")
+    ended = shell("worker", "--host", "0.0.0.0", "--port", "0")
     assert (ended.code, ended.out) == (2, "")
     assert "--insecure" in ended.err
 
