@@ -205,6 +205,17 @@ async def test_while_the_store_is_away_the_last_list_serves_for_its_time(
     assert await keys.find(text) == key
 
 
+async def test_a_list_without_keys_serves_as_long_as_the_store_is_away(
+    store: Store, keys: Access, clock: Clock
+) -> None:
+    assert (await keys.keyring()).is_empty
+    store.go_away()
+    for _ in range(10):
+        clock.wait(900)
+        assert (await keys.keyring()).is_empty
+        await settle()
+
+
 async def test_a_store_that_hangs_is_waited_for_once(
     store: Store, keys: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
