@@ -484,6 +484,87 @@ MUTANTS = (
         edits=(_core("retention.py", _PERIODS, _WEEKS_BY_SECONDS),),
         tests=(f"{TRAPS}/test_weeks.py::test_a_week_in_which_clocks_change",),
     ),
+    Mutant(
+        name="a key is found by its id alone",
+        trap=0,
+        edits=(
+            Edit(
+                file="src/eventcore/keys.py",
+                old="if key is None or not is_right:",
+                new="if key is None:",
+            ),
+        ),
+        tests=(
+            "tests/unit/test_keys.py::test_the_right_id_with_another_secret_is_nobody",
+            "tests/unit/http/test_keys.py::test_no_route_lets_in_who_shows_no_good_key",
+        ),
+    ),
+    Mutant(
+        name="a key reaches every project",
+        trap=0,
+        edits=(
+            Edit(
+                file="src/entrypoints/http/guards.py",
+                old="if any(project != key.project for project in named):",
+                new="if not key.project:",
+            ),
+        ),
+        tests=(
+            "tests/unit/http/test_keys.py::test_no_route_goes_beyond_a_key",
+            "tests/unit/http/test_keys.py::test_projects_stay_apart_under_mixed_load",
+        ),
+    ),
+    Mutant(
+        name="without a project the default one is meant, whatever the key",
+        trap=0,
+        edits=(
+            Edit(file="src/entrypoints/http/guards.py", old="    if not named:\n", new="    if not key.project:\n"),
+        ),
+        tests=(
+            "tests/unit/http/test_keys.py::test_without_a_project_the_keys_own_is_meant",
+            "tests/unit/http/test_keys.py::test_projects_stay_apart_under_mixed_load",
+        ),
+    ),
+    Mutant(
+        name="keys are read once and believed for ever",
+        trap=0,
+        edits=(
+            Edit(
+                file="src/eventcore/access.py",
+                old="        return inf if self._keyring is None else self._elapsed_us() - self._read_us\n",
+                new="        return inf if self._keyring is None else 0\n",
+            ),
+        ),
+        tests=(
+            "tests/unit/test_access.py::test_a_revocation_is_effective_within_five_seconds",
+            "tests/e2e/http/test_keys.py::test_every_process_refuses_a_revoked_key_within_five_seconds",
+        ),
+    ),
+    Mutant(
+        name="the log has the whole key",
+        trap=0,
+        edits=(
+            Edit(
+                file="src/entrypoints/http/guards.py",
+                old='        exchange_of(scope).notes["key"] = key.prefix\n',
+                new='        exchange_of(scope).notes["key"] = shown.text\n',
+            ),
+        ),
+        tests=(
+            "tests/unit/http/test_keys.py::test_no_log_line_holds_a_key",
+            "tests/e2e/http/test_keys.py::test_nothing_that_a_server_writes_holds_a_key",
+        ),
+    ),
+    Mutant(
+        name="a flood of unknown keys asks the store for each",
+        trap=0,
+        edits=(
+            Edit(
+                file="src/eventcore/access.py", old="UNKNOWN_US: Final = _SECOND_US // 2", new="UNKNOWN_US: Final = -1"
+            ),
+        ),
+        tests=("tests/unit/test_access.py::test_a_flood_of_unknown_keys_asks_at_most_twice_a_second",),
+    ),
 )
 
 

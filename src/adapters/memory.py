@@ -39,6 +39,7 @@ from eventcore.dimensions import (
 )
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Book, Chunk, DeadLetter, Event, ImportRecord, Receipt, Replay, StoredEvent
+from eventcore.keys import ApiKey, id_taken
 from eventcore.ports import DedupCache, EventStore, Rebuilt, StoreDescription
 from eventcore.rebuilding import known_zone
 
@@ -191,6 +192,7 @@ class MemoryStore:
         self._epoch = token_hex(16)
         self._projects: dict[str, _Project] = {}
         self._chunk_ids: set[bytes] = set()
+        self._keys: dict[str, ApiKey] = {}
         self._closed = False
 
     async def append(self, chunks: Sequence[Chunk]) -> Sequence[Receipt]:
@@ -392,6 +394,28 @@ class MemoryStore:
         self._epoch = token_hex(16)
         return self._epoch
 
+    async def keys(self) -> Sequence[ApiKey]:
+        """See `EventStore.keys`."""
+        self._check_open()
+        return tuple(sorted(self._keys.values(), key=lambda key: (key.created_us, key.key_id)))
+
+    async def put_key(self, key: ApiKey) -> None:
+        """See `EventStore.put_key`."""
+        self._check_open()
+        known = self._keys.setdefault(key.key_id, key)
+        if known.digest != key.digest:
+            raise id_taken()
+        ends = [one.revoked_us for one in (known, key) if one.revoked_us is not None]
+        self._keys[key.key_id] = msgspec.structs.replace(known, revoked_us=min(ends, default=None))
+
+    async def touch_keys(self, used: Mapping[str, int]) -> None:
+        """See `EventStore.touch_keys`."""
+        self._check_open()
+        for key_id in used.keys() & self._keys.keys():
+            key = self._keys[key_id]
+            latest_us = max(used[key_id], key.last_used_us or 0)
+            self._keys[key_id] = msgspec.structs.replace(key, last_used_us=latest_us)
+
     async def describe(self) -> StoreDescription:
         """See `EventStore.describe`."""
         self._check_open()
@@ -423,6 +447,7 @@ class MemoryStore:
         self._closed = True
         self._projects = {}
         self._chunk_ids = set()
+        self._keys = {}
 
     def _check_open(self) -> None:
         if self._closed:

@@ -3,19 +3,17 @@
 A benchmark that counts answers, not rows, is a lie: after each run the store is opened and must hold exactly the events
 that were sent, its books must balance, and its daily active users must be those that the generator counted. A run that
 fails this raises and gives no figure. The events are made beforehand; load comes from a process of its own
-(`entrypoints.bench_load`). Not here: printing (`entrypoints.cli.benching`), and benchmarks against other stores.
+(`entrypoints.bench_load`). Not here: printing (`entrypoints.cli.benching`), and how fast statistics are
+(`entrypoints.bench_stats`, `entrypoints.bench_mixed`).
 """
 
 import asyncio
 import os
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
@@ -25,27 +23,13 @@ from typing import Any, Final, Literal
 import msgspec
 
 from entrypoints.bench_load import REQUEST_LENGTH, LoadReport
+from entrypoints.bench_processes import free_port, new_folder, require, start, wait, wait_for_port
 from entrypoints.sample import SampleEvent, SamplePlan, generate, write_csv
 from eventcore.library import open as open_eventcore
 
 START: Final = date(2025, 1, 1)
 DAYS: Final = 90
 EVENTS_PER_USER: Final = 20
-
-# Linux counts the memory of the process that started another into that one's ru_maxrss; VmHWM is its own alone.
-_MAIN: Final = """
-import atexit, pathlib
-status = pathlib.Path("/proc/self/status")
-if status.exists():
-    atexit.register(lambda: pathlib.Path("status").write_bytes(status.read_bytes()))
-from entrypoints.cli.start import main
-main()
-"""
-_START_SECONDS: Final = 30.0
-
-
-class NotVerified(Exception):
-    """The store does not hold what was sent; no figure of this run is worth anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,18 +109,18 @@ def measure_import(plan: Plan) -> list[Run]:
     """
     expected = _expect(plan)
     runs = []
-    with _folder(plan) as folder:
+    with new_folder(plan.folder) as folder:
         sample = folder / "sample.csv"
         with sample.open("w", encoding="utf-8", newline="") as file:
             write_csv(plan.sample, file)
         for number in range(plan.runs):
             store = folder / f"run-{number}.sqlite3"
             began = time.perf_counter()
-            with _start(folder, store, "import", str(sample), "--format", "json") as process:
-                output, usage = _wait(process)
+            with start(folder, f"sqlite:///{store}", "import", str(sample), "--format", "json") as process:
+                output, usage = wait(process)
             seconds = time.perf_counter() - began
             summary = msgspec.json.decode(output)
-            _require(summary["accepted"] == expected.events, f"the import says {summary}")
+            require(summary["accepted"] == expected.events, f"the import says {summary}")
             runs.append(_verified_run(store, expected, seconds, usage))
             store.unlink()
     return runs
@@ -150,18 +134,18 @@ def measure_embedded(plan: Plan) -> list[Run]:
     """
     expected = _expect(plan)
     runs = []
-    with _folder(plan) as folder:
+    with new_folder(plan.folder) as folder:
         requests = folder / "requests"
         for number in range(plan.runs):
             store = folder / f"run-{number}.sqlite3"
-            port = _free_port()
-            _write_requests(requests, plan, port)
-            with _start(folder, store, "serve", "--port", str(port)) as server:
-                _wait_for_port(server, port)
-                report = _load(requests, port, plan.clients)
+            port = free_port()
+            write_requests(requests, plan, port)
+            with start(folder, f"sqlite:///{store}", "serve", "--port", str(port)) as server:
+                wait_for_port(server, port)
+                report = load(requests, port, plan.clients)
                 server.terminate()
-                _, usage = _wait(server)
-            _require(
+                _, usage = wait(server)
+            require(
                 report.accepted == expected.events or report.sent_again > 0,
                 f"the answers accept {report.accepted:,} events, sent were {expected.events:,}",
             )
@@ -172,15 +156,15 @@ def measure_embedded(plan: Plan) -> list[Run]:
 
 def measure_ceiling(plan: Plan) -> float:
     """How many events a second the load generator sends to a server that only reads the bodies."""
-    with _folder(plan) as folder:
-        port = _free_port()
-        _write_requests(folder / "requests", plan, port)
+    with new_folder(plan.folder) as folder:
+        port = free_port()
+        write_requests(folder / "requests", plan, port)
         command = [sys.executable, "-m", "uvicorn", "entrypoints.bench_load:null_app", "--port", str(port)]
         command += ["--log-level", "warning", "--lifespan", "off"]
         with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL) as server:  # noqa: S603 - our own
             try:
-                _wait_for_port(server, port)
-                report = _load(folder / "requests", port, plan.clients)
+                wait_for_port(server, port)
+                report = load(folder / "requests", port, plan.clients)
             finally:
                 server.kill()
     return plan.events / report.seconds
@@ -203,12 +187,6 @@ def summary(plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _folder(plan: Plan) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="eventcore-bench-", dir=plan.folder) as name:
-        yield Path(name).resolve()
-
-
 def _expect(plan: Plan) -> Expected:
     ids = set()
     user_days = set()
@@ -217,40 +195,6 @@ def _expect(plan: Plan) -> Expected:
         day = datetime.fromisoformat(row.occurred_at).astimezone(UTC).toordinal()
         user_days.add((day, row.user_id))
     return Expected(events=len(ids), user_days=len(user_days))
-
-
-@contextmanager
-def _start(folder: Path, store: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    settings = {name: value for name, value in os.environ.items() if not name.startswith("EVENTCORE_")}
-    settings["EVENTCORE_STORE_URL"] = f"sqlite:///{store}"
-    with (folder / "stderr").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-c", _MAIN, *arguments],
-            cwd=folder,
-            env=settings,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-        )
-    try:
-        yield process
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    finally:
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-def _wait(process: "subprocess.Popen[bytes]") -> tuple[bytes, Any]:
-    """The output of a process and what it used, once it has ended well."""
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    _require(process.returncode == 0, f"the measured process ended with exit code {process.returncode}")
-    return output, usage
 
 
 def _verified_run(store: Path, expected: Expected, seconds: float, usage: Any, report: LoadReport | None = None) -> Run:
@@ -277,44 +221,21 @@ def _peak_kib(folder: Path, usage: Any) -> float:
 async def _verify(store: Path, expected: Expected) -> None:
     async with await open_eventcore(f"sqlite:///{store}") as core:
         counts = (await core.store.describe()).counts.get("default", {})
-        _require(counts.get("events") == expected.events, f"stored are {counts}, sent were {expected.events:,} events")
+        require(counts.get("events") == expected.events, f"stored are {counts}, sent were {expected.events:,} events")
         # A day more on either side: nothing must lie outside of the days that were asked for.
         first, last = START - timedelta(days=1), START + timedelta(days=DAYS)
         answer = await core.daily_active_users(first.isoformat(), last.isoformat(), tz="UTC")
         assert isinstance(answer.data, list)
         user_days = sum(row["users"] for row in answer.data)
-        _require(
+        require(
             user_days == expected.user_days,
             f"daily active users add up to {user_days:,}; the generator counted {expected.user_days:,}",
         )
         differences = await core.store.verify()
-        _require(not differences, f"the books do not balance: {differences[:1]}")
+        require(not differences, f"the books do not balance: {differences[:1]}")
 
 
-def _require(so: bool, message: str) -> None:
-    if not so:
-        raise NotVerified(message)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for_port(server: "subprocess.Popen[bytes]", port: int) -> None:
-    until = time.monotonic() + _START_SECONDS
-    while time.monotonic() < until:
-        _require(server.poll() is None, f"the server ended with exit code {server.returncode} before it listened")
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                return
-        except OSError:
-            time.sleep(0.05)
-    raise NotVerified(f"the server does not listen after {_START_SECONDS:.0f} s")
-
-
-def _write_requests(path: Path, plan: Plan, port: int) -> None:
+def write_requests(path: Path, plan: Plan, port: int) -> None:
     """Write each request as it goes over the wire, head and body, behind its length."""
     rows = generate(plan.sample)
     with path.open("wb") as file:
@@ -335,8 +256,9 @@ def _event_json(row: SampleEvent) -> bytes:
     ).encode()
 
 
-def _load(requests: Path, port: int, clients: int) -> LoadReport:
+def load(requests: Path, port: int, clients: int) -> LoadReport:
+    """Send the requests of a file from a process of its own."""
     command = [sys.executable, "-m", "entrypoints.bench_load", str(requests), str(port), str(clients)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603 - our own
-    _require(done.returncode == 0, f"the load generator failed: {done.stderr.decode(errors='replace')[-200:].strip()}")
+    require(done.returncode == 0, f"the load generator failed: {done.stderr.decode(errors='replace')[-200:].strip()}")
     return msgspec.json.decode(done.stdout, type=LoadReport)

@@ -35,6 +35,7 @@ class LoadReport(msgspec.Struct, kw_only=True):
         sent_again: requests that were.
         median_ms: of a request.
         slow_ms: the 99th percentile of a request.
+        spans: when each request was first sent and when it was answered at last, by the clock on the wall, in seconds.
     """
 
     seconds: float
@@ -43,21 +44,23 @@ class LoadReport(msgspec.Struct, kw_only=True):
     sent_again: int
     median_ms: float
     slow_ms: float
+    spans: list[tuple[float, float]]
 
 
 async def send_all(path: Path, port: int, clients: int) -> LoadReport:
     """Send every request of the file once, and again where its outcome is unknown."""
     times_ms: list[float] = []
     answers: list[bytes] = []
+    spans: dict[int, tuple[float, float]] = {}
     sent_again = 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        requests = _requests(content)
+        requests = enumerate(_requests(content))
 
         async def client() -> None:
             nonlocal sent_again
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            for request in requests:
-                began = time.perf_counter()
+            for number, request in requests:
+                sent_at, began = time.time(), time.perf_counter()
                 status, answer = 503, b""
                 for _ in range(_TRIES):
                     try:
@@ -75,6 +78,7 @@ async def send_all(path: Path, port: int, clients: int) -> LoadReport:
                     raise RuntimeError(f"{status}: {answer[:200]!r}")
                 times_ms.append((time.perf_counter() - began) * 1_000)
                 answers.append(answer)
+                spans[number] = sent_at, time.time()
             writer.close()
 
         began = time.perf_counter()
@@ -91,6 +95,7 @@ async def send_all(path: Path, port: int, clients: int) -> LoadReport:
         sent_again=sent_again,
         median_ms=round(statistics.median(times_ms), 1),
         slow_ms=round(times_ms[int(len(times_ms) * 0.99)], 1),
+        spans=[spans[number] for number in range(len(spans))],
     )
 
 

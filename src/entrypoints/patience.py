@@ -20,6 +20,7 @@ from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.dimensions import Dimension
 from eventcore.errors import EventcoreError, Kind, StoreError, unknown_freshness
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
+from eventcore.keys import ApiKey
 from eventcore.ports import Consumer, Delivery, EventStore, Pending, Queue, Rebuilt, StoreDescription
 
 FIRST_PAUSE_SECONDS: Final = 0.25
@@ -210,6 +211,18 @@ class WaitingStore:
     async def begin_epoch(self) -> str:
         """See `EventStore`."""
         return await self._opening.part().begin_epoch()
+
+    async def keys(self) -> Sequence[ApiKey]:
+        """See `EventStore`."""
+        return await self._opening.part().keys()
+
+    async def put_key(self, key: ApiKey) -> None:
+        """See `EventStore`."""
+        await self._opening.part().put_key(key)
+
+    async def touch_keys(self, used: Mapping[str, int]) -> None:
+        """See `EventStore`."""
+        await self._opening.part().touch_keys(used)
 
     async def describe(self) -> StoreDescription:
         """See `EventStore`."""

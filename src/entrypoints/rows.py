@@ -3,13 +3,13 @@
 Not here: tables for people (`cli.output`), and what the numbers mean.
 """
 
-import csv
-import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 Row = Mapping[str, Any]
 
+_QUOTED: Final = re.compile(r'[",\r\n]')
 _COHORT: Final = ("cohort", "size", "window", "users", "rate", "complete")
 
 COLUMNS: Final[Mapping[str, Sequence[str]]] = {
@@ -67,22 +67,25 @@ def _flat_cells(data: dict[str, Any]) -> tuple[Sequence[str], list[Row]]:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Row], shown: Callable[[str], str] = str) -> str:
-    """The rows as CSV (RFC 4180, lines ending in a line feed), with a header; true and false as these words.
+    """The rows as CSV (RFC 4180, but lines end in a line feed), with a header; true and false as these words.
 
     Args:
         columns: names, in order.
         rows: each with these columns.
         shown: what becomes of a text.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row[column], shown) for column in columns])
-    return out.getvalue()
+    lines = [",".join(columns)]
+    lines += [",".join([_cell(row[column], shown) for column in columns]) for row in rows]
+    return "\n".join(lines) + "\n"
 
 
-def _cell(value: Any, shown: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return shown(value)
-    return str(value).lower() if isinstance(value, bool) else value
+def _cell(value: Any, shown: Callable[[str], str]) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(value)
+    text = shown(value)
+    # Python's writer leaves a carriage return bare, which readers take for the end of a line.
+    return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text

@@ -68,8 +68,15 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="the address to listen on", min_length=1)
     port: int = Field(8000, description="the port to listen on; 0 takes any free one", ge=0, le=65_535)
     insecure: bool = Field(
-        False, description="listen beyond this machine, and take any Host and Origin, though there are no keys"
+        False, description="take any request, with any Host and Origin, as long as there is no API key"
     )
+    keys_stale_seconds: float = Field(
+        900.0,
+        description="how long API keys are believed while the store is away; then 503",
+        ge=5,
+        le=30 * 86_400,
+    )
+    api_key: str | None = Field(None, description="the API key that commands send with --url", repr=False)
     docs: bool = Field(True, description="serve /docs and /openapi.json")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")

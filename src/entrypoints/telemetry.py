@@ -45,7 +45,9 @@ def configure_logs(*, level: str = "info", form: LogFormat = "auto") -> bool:
     ]
     renderers: list[Any]
     if readable:
-        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Its usual tracebacks show local variables, which hold headers with keys, and bodies.
+        plain = structlog.dev.plain_traceback
+        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     else:
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
     structlog.configure(

@@ -5,7 +5,7 @@ Not here: how they are written in a request (`answers`), and counting what they 
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal, assert_never
 
@@ -52,6 +52,9 @@ same value (``1`` is ``1.0``); true, false and null where it is that word; an ar
 not, or the field is absent. ``exists``, ``missing``: whether it is there, whatever its value. ``is``, ``is not``: it is
 there, and its text (`value_text`) is, or is not, one of the condition's; each text is in exactly one group then.
 """
+
+NAME_CHARS: Final = 255
+"""Characters of the longest string that is a group of its own in a breakdown; no condition names a longer one."""
 
 ABSENT: Final = object()
 """Stands for the value of a property that an event does not have."""
@@ -125,22 +128,22 @@ def read_value(value: bytes) -> Any:
 
 
 def value_text(found: Any) -> str | None:
-    """What a value is called where events are broken down by it; None for what has no name: arrays and objects.
+    """What a value is called where events are broken down by it; None for what has no name.
+
+    Arrays and objects have none, and strings of more than `NAME_CHARS`.
 
     A string as it is; a number in its shortest digits without an exponent (1.0 is ``1``, 1e3 is ``1000``); true, false
     and null as these words.
     """
     if isinstance(found, str):
-        return found
+        return found if len(found) <= NAME_CHARS else None
     if found is None or isinstance(found, bool):
         return json.dumps(found)
     if isinstance(found, int):
         return str(found)
     if isinstance(found, Decimal):
-        text = format(found, "f")
-        if "." in text:
-            text = text.rstrip("0").rstrip(".")
-        return "0" if text == "-0" else text
+        text = format(found, "f") if found else "0"
+        return text.rstrip("0").rstrip(".") if "." in text else text
     return None
 
 
@@ -167,6 +170,11 @@ class Selection(msgspec.Struct, frozen=True, gc=False):
     def admits(self, event_type: str) -> bool:
         """Whether events of this type are selected, as far as their type decides."""
         return all(condition.holds(event_type) for condition in self.conditions if condition.field == "event_type")
+
+    def admitted(self, types: Iterable[tuple[int, str]]) -> tuple[int, ...]:
+        """The keys of the types that it admits, of thousands; each type is a key and its name."""
+        named = self.event_types
+        return tuple([key for key, name in types if (named is None or name in named) and self.admits(name)])
 
     @property
     def properties(self) -> tuple[Condition, ...]:

@@ -53,8 +53,8 @@ _TIMESTAMP_HELP = (
     "2026-01-31T09:30:00.125+02:00"
 )
 _UUID_HELP = "accepted is a UUID of 36 characters with dashes, like 0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e1f"
-_UNDERFLOW = re.compile(rb"[eE]-|0{300}")
-"""Where a number may be that is not zero and becomes it as a float."""
+_UNDERFLOW = re.compile(rb"[eE]-|[eE]\+?\d{4}|0{300}")
+"""Where a number may be that is not zero and becomes it as a float, or a zero with an exponent that is not accepted."""
 _LONG_NUMBER = re.compile(rb"[0-9.]{900}")
 
 

@@ -91,8 +91,7 @@ def canonical(raw: bytes | None) -> str | None:
         return None
     found = read_value(raw)
     text = value_text(found)
-    assert text is not None, "only arrays and objects have none"
-    if len(text) > MOST_VALUE_CHARS:
+    if text is None or len(text) > MOST_VALUE_CHARS:
         return None
     if not isinstance(found, str):
         return text
@@ -166,7 +165,7 @@ def _keys(
 ) -> frozenset[int] | None:
     if not fields and selection.any_type:
         return None
-    admitted = frozenset(key for key, name in type_names.items() if selection.admits(name))
+    admitted = frozenset(selection.admitted(type_names.items()))
     if not fields:
         return admitted
     [field] = fields

@@ -13,6 +13,7 @@ import msgspec
 from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.dimensions import Dimension
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
+from eventcore.keys import ApiKey
 
 
 class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,6 +263,27 @@ class EventStore(Protocol):
         Returns:
             The new epoch; other processes go by it within a second.
         """
+        ...
+
+    async def keys(self) -> Sequence[ApiKey]:
+        """All API keys of all projects in the order of making, those that have ended included.
+
+        Never from a replica, which may be behind: a revocation counts from when it is answered.
+        """
+        ...
+
+    async def put_key(self, key: ApiKey) -> None:
+        """Keep a key, durably; of one that is there, nothing but its end can change.
+
+        The earlier one of two ends counts: a revocation is never taken back.
+
+        Raises:
+            StoreError: kind ``data`` when another key has this id.
+        """
+        ...
+
+    async def touch_keys(self, used: Mapping[str, int]) -> None:
+        """Note when keys were last used, in microseconds by their ids; the latest counts, unknown ids do not."""
         ...
 
     async def describe(self) -> StoreDescription:

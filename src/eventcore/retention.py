@@ -336,8 +336,8 @@ def _pool(rows: Sequence[dict[str, Any]], place: int) -> dict[str, Any]:
 def _parse_brackets(given: str | Sequence[int]) -> tuple[int, ...]:
     texts = given.split(",") if isinstance(given, str) else [str(number) for number in given]
     if texts[0] == "0" and len(texts) > 1:
-        starts = (0, *(parse_count("brackets", text, most=LIMITS.windows) for text in texts[1:]))
-        if all(one < other for one, other in pairwise(starts)):
+        starts = (0, *(parse_count("brackets", text, most=LIMITS.windows) for text in texts[1:] if text != "0"))
+        if len(starts) == len(texts) and all(one < other for one, other in pairwise(starts)):
             return starts
     raise InvalidQuestion(
         "brackets", "invalid_brackets", "brackets are window numbers that ascend from 0, such as 0,1,3,7,14,30"

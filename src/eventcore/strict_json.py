@@ -21,6 +21,7 @@ SMALLEST_INTEGER = -(2**63)
 LARGEST_INTEGER = 2**64 - 1
 _NUMBER_CHARS = 1_000
 _NOT_ZERO = re.compile(r"[-0.]*[1-9]")
+_LONG_EXPONENT = re.compile(r"[eE][+-]?0*[1-9]\d{3}")  # only a zero can have one, and written out it fills the memory
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)|[\[\]{},]', re.DOTALL)
@@ -229,7 +230,7 @@ def _read_integer(digits: str) -> int | Flaw:
 
 
 def _read_float(digits: str) -> Decimal | Flaw:
-    if len(digits) <= _NUMBER_CHARS:
+    if len(digits) <= _NUMBER_CHARS and not _LONG_EXPONENT.search(digits):
         nearest = float(digits)
         if isfinite(nearest) and (nearest or not _NOT_ZERO.match(digits)):
             return Decimal(digits)

@@ -226,7 +226,7 @@ def breakdown_value(event: Event, field: str) -> BreakdownValue:
         return BreakdownValue("missing")
     value = properties[name]
     if isinstance(value, str):
-        return BreakdownValue("value", value)
+        return BreakdownValue("value", value) if len(value) <= 255 else BreakdownValue("other")
     if value is None:
         return BreakdownValue("value", "null")
     if value is True:

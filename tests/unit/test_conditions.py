@@ -129,6 +129,7 @@ def test_every_value_is_in_exactly_one_group(key: str, properties: dict[str, Any
         ("1e-3", "0.001"),
         ("0e5", "0"),
         ("-0", "0"),
+        ("0e-300", "0"),
         ("9007199254740993", "9007199254740993"),
     ],
 )
@@ -167,6 +168,23 @@ def test_the_prefilter_never_hides_a_match(case: tuple[str, Selection]) -> None:
     properties, selection = case
     if selection.matches("page_view", read_properties(properties)):
         assert "\\" in properties or all(needle in properties for needle in needles([selection]))
+
+
+@given(
+    st.lists(
+        st.builds(
+            Condition,
+            st.just("event_type"),
+            st.lists(st.sampled_from("abcd"), max_size=3).map(tuple),
+            st.sampled_from(("in", "not in", "is", "is not", "exists", "missing")),
+        ),
+        max_size=3,
+    )
+)
+def test_the_types_that_are_admitted_are_those_that_it_admits_one_by_one(conditions: list[Condition]) -> None:
+    selection = Selection(tuple(conditions))
+    types = list(enumerate("abcde"))
+    assert selection.admitted(types) == tuple(key for key, name in types if selection.admits(name))
 
 
 def test_the_prefilter_serves_all_selections() -> None:

@@ -76,19 +76,19 @@ def schema(path: Path) -> set[tuple[str, str]]:
     }
 
 
-def make_schema_1(path: Path) -> None:
-    """As the first version made it, with what there is."""
+def make_schema_2(path: Path) -> None:
+    """As the version before dimensions made it, with what there is."""
     change(
         path,
         "DROP TABLE combinations",
         "DROP TABLE dimensions",
         "ALTER TABLE projects DROP COLUMN combinations",
         "DELETE FROM store WHERE key = 'dimensions'",
-        "UPDATE store SET value = '1' WHERE key = 'schema_version'",
+        "UPDATE store SET value = '2' WHERE key = 'schema_version'",
     )
 
 
-async def test_a_store_of_the_first_schema_is_migrated_and_answers_the_same(path: Path, tmp_path: Path) -> None:
+async def test_a_store_without_dimensions_is_migrated_and_answers_the_same(path: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{path}"
     store = await open_store(url)
     await store.append([some(1, 50)])
@@ -97,15 +97,15 @@ async def test_a_store_of_the_first_schema_is_migrated_and_answers_the_same(path
     before = seen(await store.activity(QUESTION))
     books = await store.books("default", "1970-01-01", "9999-12-31")
     await store.close()
-    make_schema_1(path)
-    with closing(sqlite3.connect(tmp_path / "first.sqlite3")) as connection:
-        connection.executescript(migrations()[0])
-    assert schema(path) == schema(tmp_path / "first.sqlite3")
+    make_schema_2(path)
+    with closing(sqlite3.connect(tmp_path / "other.sqlite3")) as connection:
+        connection.executescript("".join(migrations()[:2]))
+    assert schema(path) == schema(tmp_path / "other.sqlite3")
 
     with pytest.raises(StoreError) as caught:
         await open_store(url)
     assert caught.value.code == "schema_older"
-    assert await migrate(url) == (1, len(migrations()))
+    assert await migrate(url) == (2, len(migrations()))
     store = await open_store(url)
     assert seen(await store.activity(QUESTION)) == before
     assert await store.books("default", "1970-01-01", "9999-12-31") == books

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from adapters.postgres import access
 from adapters.postgres.burying import bury, dig_up
 from adapters.postgres.connections import Session
 from adapters.postgres.dimensions import Combining, Declaration, declare, remove
@@ -31,6 +32,7 @@ from eventcore.calendar import QUARTER_US, to_datetime, to_instant
 from eventcore.dedup import FINGERPRINT_BYTES, same_content
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Chunk, Counts, DeadLetter, Event, ImportRecord, Receipt, Replay
+from eventcore.keys import ApiKey
 
 _NOTHING_LOST = Receipt()
 _NO_COUNTS = Counts()
@@ -192,6 +194,14 @@ class Appending:
     async def remove(self, project: str, name: str) -> bool:
         """Remove a dimension; in a transaction that has begun so."""
         return await remove(self._session, project, name)
+
+    async def put_key(self, key: ApiKey) -> None:
+        """Keep an API key, or end it."""
+        await access.put_key(self._session, key)
+
+    async def touch_keys(self, used: Mapping[str, int]) -> None:
+        """Note when API keys were last used."""
+        await access.touch_keys(self._session, used)
 
     async def known(self, chunk_ids: Sequence[bytes]) -> frozenset[bytes]:
         """Those of the ids that belong to chunks that came through a queue and are stored."""

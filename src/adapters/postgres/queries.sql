@@ -350,6 +350,33 @@ ON CONFLICT (project_key, import_id) DO UPDATE SET
     finished_at = excluded.finished_at,
     outcome = excluded.outcome
 
+-- name: api_keys
+-- Reads api_keys whole: as few rows as a company has keys.
+SELECT
+    key_id, digest, project, scopes, label, origins, created_at AS created_us, expires_at AS expires_us,
+    revoked_at AS revoked_us, last_used_at AS last_used_us
+FROM api_keys ORDER BY created_at, key_id
+
+-- name: put_api_key
+-- Of a key that is there only the end changes, to the earlier one; no row for one of another digest. Rides the primary
+-- key.
+INSERT INTO api_keys AS known (
+    key_id, digest, project, scopes, label, origins, created_at, expires_at, revoked_at, last_used_at
+)
+VALUES (
+    :key_id, :digest, :project, :scopes::text[], :label, :origins::text[], :created_us, :expires_us, :revoked_us,
+    :last_used_us
+)
+ON CONFLICT (key_id) DO UPDATE SET revoked_at = least(known.revoked_at, excluded.revoked_at)
+WHERE known.digest = excluded.digest
+RETURNING key_id
+
+-- name: touch_api_keys
+-- Rides the primary key of api_keys.
+UPDATE api_keys SET last_used_at = greatest(last_used_at, used_at)
+FROM unnest(:key_ids::text[], :used_at::timestamptz[]) AS used (id, used_at)
+WHERE key_id = id
+
 
 -- name: books
 -- Rides the primary key of ingestion_books.

@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
 
-from adapters.postgres import burying, reader
+from adapters.postgres import access, burying, reader
 from adapters.postgres.address import Address, address_of
 from adapters.postgres.appending import Appending
 from adapters.postgres.connections import Connections, Session
@@ -29,6 +29,7 @@ from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.dimensions import Dimension, check_name
 from eventcore.errors import StoreError, too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
+from eventcore.keys import ApiKey
 from eventcore.ports import EventStore, Rebuilt, StoreDescription
 from eventcore.rebuilding import known_zone
 
@@ -256,6 +257,19 @@ class PostgresStore:
         epoch = await self._writer.write(Appending.begin_epoch)
         self._epoch = None
         return epoch
+
+    async def keys(self) -> Sequence[ApiKey]:
+        """See `EventStore.keys`."""
+        async with self._writers.lend() as session:
+            return await access.read_keys(session)
+
+    async def put_key(self, key: ApiKey) -> None:
+        """See `EventStore.put_key`."""
+        await self._writer.write(partial(Appending.put_key, key=key))
+
+    async def touch_keys(self, used: Mapping[str, int]) -> None:
+        """See `EventStore.touch_keys`."""
+        await self._writer.write(partial(Appending.touch_keys, used=used))
 
     async def describe(self) -> StoreDescription:
         """See `EventStore.describe`."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from adapters.sqlite import letters
+from adapters.sqlite import access, letters
 from adapters.sqlite.database import Database
 from adapters.sqlite.dimensions import Combining
 from adapters.sqlite.folding import fold
@@ -27,6 +27,7 @@ from eventcore.calendar import QUARTER_US, YEAR_10000_US, to_datetime
 from eventcore.dedup import member, same_content
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Chunk, Counts, Event, ImportRecord, Receipt, Replay
+from eventcore.keys import ApiKey
 
 _KNOWN_USERS = 200_000
 """About 200 bytes each, so 40 MB."""
@@ -285,6 +286,14 @@ class Appending:
             finished_us=record.finished_us,
             outcome=None if record.outcome is None else msgspec.json.encode(record.outcome).decode(),
         )
+
+    def put_key(self, key: ApiKey) -> None:
+        """Keep an API key, or end it."""
+        access.put_key(self._database, key)
+
+    def touch_keys(self, used: Mapping[str, int]) -> None:
+        """Note when API keys were last used."""
+        access.touch_keys(self._database, used)
 
     def _judge(self, project_key: int, chunks: Sequence[Chunk], first_key: int) -> _Part:
         """Claim the ids of all events for the keys from ``first_key`` on, and compare those that were taken."""

@@ -8,6 +8,7 @@ added since. Not here: what a question means (`eventcore.activity`).
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
@@ -39,6 +40,7 @@ from eventcore.projection import COMBINATIONS_FROM, Key
 KEPT_BYTES = 32 * 1024 * 1024
 """Unpacked deltas kept in a process; the folds see to it that there are few."""
 
+_LOOK_AGAIN_SECONDS = 0.1
 _GROUP_BYTES = 600  # of a bitmap with its dictionary entries, measured
 _USER_BYTES = 3  # of a user in a bitmap, measured
 _DELTAS_AT_ONCE = 20
@@ -80,14 +82,26 @@ class Counting:
 
     def activity(self, database: Database, query: ActivityQuery) -> ActivitySnapshot:
         """See `EventStore.activity`; runs in a read transaction that has read nothing yet."""
+        if needs_events(query) and not looks_at_properties(query):
+            return answer_in_parts(query, lambda asked: _from_events(database, asked))
         # The snapshot begins with the first statement, so behind the lock it is never older than what is kept.
-        with self._lock:
+        with self._turn(database):
             dimensions: dict[str, int] = {}
             if looks_at_properties(query):
                 dimensions = ready(database, project_key(database, query.project))
             if not needs_events(query, dimensions):
                 return answer_in_parts(query, lambda asked: self._from_rows(database, asked, dimensions))
         return answer_in_parts(query, lambda asked: _from_events(database, asked))
+
+    @contextmanager
+    def _turn(self, database: Database) -> Iterator[None]:
+        """Wait for those who ask at the same time, as long as there is time."""
+        while not self._lock.acquire(timeout=-1 if database.deadline is None else _LOOK_AGAIN_SECONDS):
+            database.check_time()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _from_rows(self, database: Database, query: ActivityQuery, dimensions: Mapping[str, int]) -> ActivitySnapshot:
         tallying = Tallying(query)
@@ -222,7 +236,7 @@ def _tally_deltas(query: ActivityQuery, unpacked: _Unpacked, kinds: Kinds, tally
 
 def _type_keys(selection: Selection, names: Sequence[str]) -> frozenset[int] | None:
     """The types that matter to a selection, None when all do."""
-    return None if selection.any_type else frozenset(key for key, name in enumerate(names) if selection.admits(name))
+    return None if selection.any_type else frozenset(selection.admitted(enumerate(names)))
 
 
 def _from_events(database: Database, query: ActivityQuery) -> ActivitySnapshot:

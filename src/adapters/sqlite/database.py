@@ -94,6 +94,7 @@ class Database:
             self._file = _identity(path)
             self._log: tuple[int, int] | None = None
             self.check_time: Callable[[], None] = _no_deadline
+            self.deadline: float | None = None
         except BaseException:
             self._connection.close()
             raise
@@ -185,6 +186,7 @@ class Database:
                 raise error
 
         self.check_time = check_time
+        self.deadline = deadline
         self._connection.set_progress_handler(lambda: monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
         try:
             yield
@@ -195,6 +197,7 @@ class Database:
         finally:
             self._connection.set_progress_handler(None, 0)
             self.check_time = _no_deadline
+            self.deadline = None
 
     @property
     def in_transaction(self) -> bool:

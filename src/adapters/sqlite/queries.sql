@@ -281,6 +281,29 @@ FROM (
     ORDER BY day
 )
 
+-- name: api_keys
+-- Walks api_keys, one row a step: as few as a company has keys.
+SELECT key_id, digest, project, scopes, label, origins, created_us, expires_us, revoked_us, last_used_us
+FROM api_keys ORDER BY created_us, key_id
+
+-- name: put_api_key
+-- Of a key that is there only the end changes, to the earlier one; none of another digest. Rides the primary key.
+INSERT INTO api_keys (
+    key_id, digest, project, scopes, label, origins, created_us, expires_us, revoked_us, last_used_us
+)
+VALUES (
+    :key_id, :digest, :project, :scopes, :label, :origins, :created_us, :expires_us, :revoked_us, :last_used_us
+)
+ON CONFLICT (key_id) DO UPDATE SET
+    revoked_us = min(coalesce(revoked_us, excluded.revoked_us), coalesce(excluded.revoked_us, revoked_us))
+WHERE digest = excluded.digest
+
+-- name: touch_api_keys
+-- :used is a JSON object of instants by id; rides the primary key of api_keys.
+UPDATE api_keys SET last_used_us = max(coalesce(last_used_us, used.value), used.value)
+FROM json_each(:used) AS used
+WHERE key_id = used.key
+
 -- name: counts
 -- Rows per project. Events are counted by the books, because a count of millions of rows takes seconds; verify()
 -- compares the two.

@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 from time import monotonic
 
-from adapters.sqlite import reader, rebuilding
+from adapters.sqlite import access, reader, rebuilding
 from adapters.sqlite.appending import Appending
 from adapters.sqlite.counting import Counting
 from adapters.sqlite.database import Database, file_of, migrate_file, prepare
@@ -24,6 +24,7 @@ from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.dimensions import Dimension, check_name
 from eventcore.errors import StoreError, too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
+from eventcore.keys import ApiKey
 from eventcore.ports import EventStore, Rebuilt, StoreDescription
 
 EPOCH_SECONDS = 1.0
@@ -79,6 +80,8 @@ class SqliteStore:
         self._path = path
         self._writer = Writer(path)
         self._readers = Readers(path)
+        # Of their own, so that what takes seconds never keeps events or readiness waiting.
+        self._patient_readers = Readers(path)
         self._counting = Counting()
         self._epoch = ""
         self._epoch_read_at = -inf
@@ -127,7 +130,7 @@ class SqliteStore:
             with database.until(asked_at + query.seconds, too_slow(query.seconds)):
                 return self._counting.activity(database, query)
 
-        return await self._readers.answer(answer)
+        return await self._patient_readers.answer(answer)
 
     async def version(self, project: str) -> str:
         """See `EventStore.version`."""
@@ -212,15 +215,28 @@ class SqliteStore:
         """See `EventStore.begin_epoch`."""
         return await self._writer.write(lambda appending: appending.begin_epoch())
 
+    async def keys(self) -> Sequence[ApiKey]:
+        """See `EventStore.keys`."""
+        self._check_open()
+        return await self._readers.answer(access.read_keys)
+
+    async def put_key(self, key: ApiKey) -> None:
+        """See `EventStore.put_key`."""
+        await self._writer.write(lambda appending: appending.put_key(key))
+
+    async def touch_keys(self, used: Mapping[str, int]) -> None:
+        """See `EventStore.touch_keys`."""
+        await self._writer.write(lambda appending: appending.touch_keys(used))
+
     async def describe(self) -> StoreDescription:
         """See `EventStore.describe`."""
         self._check_open()
-        return await self._readers.answer(reader.describe)
+        return await self._patient_readers.answer(reader.describe)
 
     async def verify(self, project: str | None = None) -> Sequence[str]:
         """See `EventStore.verify`."""
         self._check_open()
-        return await self._readers.run(lambda: verify_file(self._path, project))
+        return await self._patient_readers.run(lambda: verify_file(self._path, project))
 
     async def close(self) -> None:
         """See `EventStore.close`; closing again does nothing."""
@@ -230,6 +246,7 @@ class SqliteStore:
     def _close(self) -> None:
         # Readers first: the writer's last checkpoint waits for nobody then.
         self._readers.close()
+        self._patient_readers.close()
         self._writer.close()
 
     def _check_open(self) -> None:

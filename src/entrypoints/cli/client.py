@@ -13,6 +13,8 @@ import msgspec
 
 from entrypoints.cli.exits import CommandError, Exit
 from entrypoints.cli.output import printable
+from entrypoints.cli.session import check_settings
+from eventcore.keys import shown_prefix
 from eventcore.limits import ECHO_CHARS
 
 TIMEOUT_SECONDS: Final = 60.0
@@ -41,7 +43,7 @@ def ask_server(url: str, path: str, parameters: dict[str, Any]) -> dict[str, Any
         document = msgspec.json.decode(request_server(url, path, parameters))
         if isinstance(document, dict) and "data" in document:
             return document
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     raise not_ours()
 
@@ -64,23 +66,38 @@ def request_server(
         wait_seconds: how long the server may take to answer.
 
     Raises:
-        CommandError: the URL is none, or the server is not reachable or refuses.
+        CommandError: the URL is none, or the server is not reachable or refuses. Where it asks for a key, it is that
+            of the settings, ``EVENTCORE_API_KEY``.
     """
     parts = _server_address(url)
     query = {name: value for name, value in parameters.items() if value is not None}
     timeout = httpx.Timeout(TIMEOUT_SECONDS, read=wait_seconds)
     method = "GET" if body is None else "POST"
     try:
-        answer = httpx.request(method, url.rstrip("/") + path, params=query, json=body, timeout=timeout)
+        answer = httpx.request(
+            method, url.rstrip("/") + path, params=query, json=body, timeout=timeout, headers=_credentials()
+        )
     except httpx.TimeoutException as error:
         message = f"the server at {parts.hostname} does not answer within {wait_seconds:.0f} seconds"
         raise CommandError(message, code=Exit.UNREACHABLE) from error
+    except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+        raise not_ours() from error
     except (httpx.TransportError, httpx.InvalidURL) as error:
         message = f"no server is reachable at {parts.scheme}://{printable(parts.netloc.rpartition('@')[2])}"
         raise CommandError(f"{message}; `eventcore serve` starts one", code=Exit.UNREACHABLE) from error
     if answer.status_code != HTTPStatus.OK:
         raise _refused(answer)
     return answer.content
+
+
+def _credentials() -> dict[str, str]:
+    """The header with the key of the settings, none without one."""
+    key = check_settings().api_key
+    if not key:
+        return {}
+    if shown_prefix(key.strip()) is None:
+        raise CommandError("EVENTCORE_API_KEY is not an API key; one looks like ec_live_…")
+    return {"Authorization": f"Bearer {key.strip()}"}
 
 
 def not_ours() -> CommandError:

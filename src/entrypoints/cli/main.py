@@ -16,6 +16,7 @@ from entrypoints.cli import (
     dimensions,
     doctor,
     importing,
+    keys,
     maintenance,
     rebuilding,
     sampling,
@@ -41,6 +42,7 @@ app.command("worker")(working.worker_command)
 app.command("import", help=importing.HELP)(importing.import_command)
 app.add_typer(stats.app, name="stats")
 app.add_typer(dead.app, name="dead")
+app.add_typer(keys.app, name="keys")
 app.add_typer(benching.app, name="bench")
 app.command("sample")(sampling.sample_command)
 app.command("doctor")(doctor.doctor_command)
@@ -95,10 +97,13 @@ def run(commands: typer.Typer, arguments: list[str]) -> int:
     except EventcoreError as error:
         say(f"{name}: {error.message}")
         return exit_of(error)
-    except BrokenPipeError:
-        # Whoever read the answer has gone; what Python would still flush at exit must not complain either.
+    except OSError as error:
+        # What Python would still flush at exit must not complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.WELL
+        if isinstance(error, BrokenPipeError):  # whoever read the answer has gone
+            return Exit.WELL
+        say(f"{name}: the answer cannot be written: {(error.strerror or 'it failed').lower()}")
+        return Exit.FAILURE
     if code == Exit.INTERRUPTED:  # Typer's answer to a Ctrl-C of which nobody below has said anything
         raise KeyboardInterrupt
     return code if isinstance(code, int) else Exit.WELL

@@ -16,7 +16,7 @@ def serve_command(
         int | None, typer.Option("--port", help="The port to listen on; 0 takes any free one.", show_default="8000")
     ] = None,
     insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Listen beyond this machine, though there are no keys.")
+        bool | None, typer.Option("--insecure", help="Let in everybody as long as there are no keys.")
     ] = None,
     store_url: StoreUrl = None,
 ) -> None:

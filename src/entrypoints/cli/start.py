@@ -3,7 +3,9 @@
 Not here: the commands, and how they end (`main`).
 """
 
+import os
 import sys
+from pathlib import Path
 
 from entrypoints.cli.exits import Exit, say
 from entrypoints.cli.interrupts import SAFE_AGAIN, heed_interrupts
@@ -21,6 +23,8 @@ def import_events() -> None:
 
 def _run(name: str) -> int:
     heed_interrupts()
+    if sys.stdout is None:  # it was closed by whoever started this, who wants no answer
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process
     try:
         from entrypoints.cli.main import app, import_app, run
 

@@ -327,6 +327,18 @@ def _answer(name: str, asked: dict[str, Any], url: str | None, settings: "Settin
         from entrypoints.cli.client import ask_server
 
         document = ask_server(url, f"/stats/{name}", asked)
+    if url is None:
+        _print(name, document, form)
+        return
+    try:
+        _print(name, document, form)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        from entrypoints.cli.client import not_ours
+
+        raise not_ours() from error
+
+
+def _print(name: str, document: dict[str, Any], form: Format) -> None:
     if form is Format.JSON:
         print_document(document)
     elif form is Format.TABLE:

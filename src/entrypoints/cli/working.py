@@ -18,7 +18,7 @@ def worker_command(
         typer.Option("--port", help="The port of its health and metrics; 0 takes any free one.", show_default="8001"),
     ] = None,
     insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Listen beyond this machine, though there are no keys.")
+        bool | None, typer.Option("--insecure", help="Listen beyond this machine; its port asks for no key.")
     ] = None,
     store_url: StoreUrl = None,
 ) -> None:

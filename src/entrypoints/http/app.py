@@ -4,6 +4,7 @@ Not here: the server that runs it (`serve`), and the limits that only a server c
 (`protocol`).
 """
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -12,17 +13,17 @@ from fastapi import FastAPI, Query, Request
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import Scope
 
 from entrypoints.container import open_eventcore
-from entrypoints.http import dead, docs, events, health, models, stats
+from entrypoints.http import dead, docs, events, health, keys, models, stats
 from entrypoints.http.frame import Frame
-from entrypoints.http.guards import refuse_foreign
+from entrypoints.http.guards import Guard, Keyless, is_loopback, need_of
 from entrypoints.http.ingest import Ingest
 from entrypoints.http.parameters import IngestParameters
-from entrypoints.http.problems import ANSWERED, MEDIA_TYPE, HttpProblem, answer_error
+from entrypoints.http.problems import ANSWERED, MEDIA_TYPE, answer_error
 from entrypoints.settings import Settings
 from entrypoints.telemetry import Metrics
+from eventcore.access import Access
 from eventcore.service import Eventcore
 
 _DESCRIPTION = (
@@ -37,7 +38,10 @@ def _problems(**meanings: str) -> dict[int | str, dict[str, Any]]:
 
 
 _COMMON = _problems(
-    _403="Host or Origin is not this machine", _422="a parameter has no answer", _503="send the same again"
+    _401="an API key is needed, and none that is good was sent",
+    _403="not with this key: another project, a missing scope, a foreign Origin; or, without keys, a foreign Host",
+    _422="a parameter has no answer",
+    _503="send the same again",
 )
 
 
@@ -54,13 +58,14 @@ _BAD_BODY = _problems(
 )
 
 
-def create_app(settings: Settings, eventcore: Eventcore | None = None) -> FastAPI:
+def create_app(settings: Settings, eventcore: Eventcore | None = None, *, keyless: Keyless | None = None) -> FastAPI:
     """Build the application; nothing is opened yet.
 
     Args:
         settings: how it behaves.
         eventcore: an open one, which stays its opener's to close. Without it the application opens what the settings
             name when it starts, and closes it when it stops.
+        keyless: what is let in as long as the store has no API key; by the host and ``insecure`` when not said.
     """
 
     @asynccontextmanager
@@ -70,6 +75,7 @@ def create_app(settings: Settings, eventcore: Eventcore | None = None) -> FastAP
             return
         async with open_eventcore(settings) as app.state.eventcore:
             yield
+            await access.close()
 
     app = FastAPI(
         title="eventcore",
@@ -84,9 +90,16 @@ def create_app(settings: Settings, eventcore: Eventcore | None = None) -> FastAP
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.eventcore = eventcore
+    app.state.keyless = keyless or keyless_of(settings, local=is_loopback(settings.host))
+    app.state.access = access = Access(
+        lambda: app.state.eventcore.store,
+        clock_us=lambda: time.time_ns() // 1_000,
+        elapsed_us=lambda: time.monotonic_ns() // 1_000,
+        stale_seconds=settings.keys_stale_seconds,
+    )
     metrics = Metrics()
     metrics.watch_cache(lambda: app.state.eventcore is not None and app.state.eventcore.cache.healthy)
-    app.add_middleware(Frame, metrics=metrics, guard=_no_guard if settings.insecure else refuse_foreign)
+    app.add_middleware(Frame, metrics=metrics, guard=Guard(access, app.state.keyless))
     for error in ANSWERED:
         app.add_exception_handler(error, answer_error)
     _add_ingest(app, settings, metrics)
@@ -99,16 +112,31 @@ def create_app(settings: Settings, eventcore: Eventcore | None = None) -> FastAP
             bad_body=_BAD_BODY,
         )
     )
+    app.include_router(
+        keys.make_router(
+            body_timeout_seconds=settings.body_timeout_seconds,
+            found_none=_problems(_404="this project has no key with this id"),
+            bad_body=_BAD_BODY,
+        )
+    )
     app.include_router(stats.router, responses=_NO_STATISTICS)
     app.include_router(health.router)
     if settings.docs:
         app.include_router(docs.router)
-    _add_problem_schema(app)
+    _complete(app)
     return app
 
 
-def _no_guard(scope: Scope) -> HttpProblem | None:
-    return None
+def keyless_of(settings: Settings, *, local: bool) -> Keyless:
+    """What is let in as long as there is no key.
+
+    Args:
+        settings: say whether they are ``insecure``.
+        local: whether only this machine reaches the server.
+    """
+    if settings.insecure:
+        return "open"
+    return "local" if local else "closed"
 
 
 def _add_ingest(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
@@ -144,12 +172,27 @@ def _add_ingest(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     )
 
 
-def _add_problem_schema(app: FastAPI) -> None:
+_SCHEMES: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    "basic": {"type": "http", "scheme": "basic", "description": "an API key as user name, any password"},
+}
+
+
+def _complete(app: FastAPI) -> None:
+    """Describe what the frame does: problems, and which routes need a key with which scope."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
         document["components"]["schemas"]["ProblemDetails"] = models.ProblemDetails.model_json_schema()
+        document["components"]["securitySchemes"] = _SCHEMES
+        for path, method, operation in docs.operations(document):
+            need = need_of(path, method.upper())
+            if need is None:
+                operation["responses"].pop("401", None)  # FastAPI keeps the document that it has generated
+            else:
+                operation["security"] = [{scheme: [need]} for scheme in _SCHEMES]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

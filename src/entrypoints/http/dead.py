@@ -14,22 +14,15 @@ from starlette.responses import Response
 
 from entrypoints.dead import dead_document
 from entrypoints.http import models
-from entrypoints.http.bodies import InFlight, form_of, is_gzipped, read_body
 from entrypoints.http.exchange import exchange_of
+from entrypoints.http.objects import Objects, parse_object
 from entrypoints.http.parameters import NoRepeats, Parameters
 from entrypoints.http.problems import HttpProblem
 from entrypoints.http.replies import core_of, json_reply
 from eventcore.dead_letters import MOST_LIMIT, Chosen
-from eventcore.errors import BodyError, EventcoreError, Kind
+from eventcore.errors import EventcoreError, Kind
 from eventcore.limits import ECHO_CHARS
-from eventcore.strict_json import BYTE_ORDER_MARK, Flaw, first_flaw, read_element
 
-BODY_BYTES: Final = 128 * 1024
-"""Three times what as many ids take as one request may name."""
-
-_IN_FLIGHT_BYTES: Final = 32 * BODY_BYTES
-_MOST_DEPTH: Final = 32  # two are meant; deeper ones, up to here, are told what is wrong with them
-_MOST_KEYS: Final = 100  # one is meant
 _FORM: Final = 'send {"event_ids": ["…"]} or {"all": true}'
 
 Problems = Mapping[int | str, dict[str, Any]]
@@ -49,39 +42,18 @@ def make_router(*, body_timeout_seconds: float, found_none: Problems, bad_body: 
         bad_body: describes the problems of bodies.
     """
     router = APIRouter(prefix="/dead-events", tags=["dead events"], dependencies=[NoRepeats])
-    in_flight = InFlight(_IN_FLIGHT_BYTES)
-
-    async def read_chosen(request: Request) -> Chosen:
-        if form_of(request.scope) != "json":
-            raise HttpProblem(
-                415,
-                "unsupported_media_type",
-                "send one Content-Type: application/json",
-                field="Content-Type",
-                headers={"Accept-Post": "application/json"},
-            )
-        gzipped = is_gzipped(request.scope)
-        with in_flight.lease() as lease:
-            body = await read_body(
-                request.scope,
-                request.receive,
-                lease,
-                gzipped=gzipped,
-                most_bytes=BODY_BYTES,
-                timeout_seconds=body_timeout_seconds,
-            )
-        return parse_body(body)
+    objects = Objects(body_timeout_seconds)
 
     @router.post("/replay", response_model=models.ReplayAnswer, responses={**bad_body}, openapi_extra=_CHOICE)
     async def replay(request: Request, asked: Annotated[Parameters, Query()]) -> Response:
         """Store dead letters after all; one that the store still refuses stays, and its neighbours are stored."""
-        chosen = await read_chosen(request)
+        chosen = parse_body(await objects.read(request))
         return _done(request, asked, await core_of(request).replay_dead_letters(chosen, project=asked.project))
 
     @router.post("/drop", response_model=models.DropAnswer, responses={**bad_body}, openapi_extra=_CHOICE)
     async def drop(request: Request, asked: Annotated[Parameters, Query()]) -> Response:
         """Delete dead letters for ever. Caches forget what they knew of the store, so the events may be sent again."""
-        chosen = await read_chosen(request)
+        chosen = parse_body(await objects.read(request))
         return _done(request, asked, await core_of(request).drop_dead_letters(chosen, project=asked.project))
 
     router.add_api_route("", list_letters, methods=["GET"], response_model=models.DeadEventsAnswer)
@@ -122,7 +94,7 @@ def parse_body(body: bytes) -> Chosen:
         BodyError: it is no JSON object.
         EventcoreError: a member is missing, unknown, or has a value that it cannot have.
     """
-    document = _parse_object(body)
+    document = parse_object(body, _FORM)
     for name in document:
         if name not in ("event_ids", "all"):
             shown = name[:ECHO_CHARS]
@@ -137,23 +109,6 @@ def parse_body(body: bytes) -> Chosen:
         return value
     accepted = "true; to choose, name event_ids instead" if name == "all" else "an array of strings"
     raise EventcoreError(Kind.INVALID, "wrong_type", f"{name} is {accepted}", field=name)
-
-
-def _parse_object(body: bytes) -> dict[str, Any]:
-    if not body.strip():
-        raise BodyError("empty_body", f"the body is empty; {_FORM}")
-    document = read_element(body.removeprefix(BYTE_ORDER_MARK))
-    # Which of two values a repeated key means, nobody knows, and a drop cannot be taken back: see `strict_json`.
-    flaw = (
-        document if isinstance(document, Flaw) else first_flaw(document, most_depth=_MOST_DEPTH, most_keys=_MOST_KEYS)
-    )
-    if flaw is not None and flaw.code == "duplicate_key":
-        raise BodyError("duplicate_key", f"{flaw.message}; {_FORM}")
-    if flaw is not None:
-        raise BodyError("invalid_json", f"the body is not JSON that is read here; {_FORM}")
-    if not isinstance(document, dict):
-        raise BodyError("not_an_object", f"the body is not a JSON object; {_FORM}")
-    return document
 
 
 _CHOICE: Final[dict[str, Any]] = {

@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 from starlette.types import Scope
 
+from eventcore.keys import ApiKey
+
 _KEY = "eventcore.exchange"
 
 
@@ -14,10 +16,12 @@ class Exchange(msgspec.Struct, kw_only=True):
     Attributes:
         request_id: the client's, or one made here.
         notes: what the log line says besides; routes add to it.
+        key: the API key that let it in, None where none is needed.
     """
 
     request_id: str
     notes: dict[str, Any] = {}
+    key: ApiKey | None = None
 
 
 class ClientGone(Exception):

@@ -5,7 +5,7 @@ Plain ASGI, because it runs for every request. Not here: problems that routes kn
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from os import urandom
 from time import perf_counter
 
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from entrypoints.http.exchange import ClientGone, Exchange, header_values, open_exchange
 from entrypoints.http.problems import HttpProblem, problem_response
 from entrypoints.telemetry import LOGGER, Metrics
+from eventcore.keys import PREFIX
 
 CLIENT_GONE_STATUS = 499
 """What logs and metrics show for a request that was cut; nobody receives it. nginx uses the same number."""
@@ -35,7 +36,9 @@ class Frame:
         guard: gives the problem of a request that must not reach the app, or None.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, guard: Callable[[Scope], HttpProblem | None]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, guard: Callable[[Scope], Awaitable[HttpProblem | None]]
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._guard = guard
@@ -68,7 +71,7 @@ class Frame:
             await problem_response(problem, exchange.request_id)(scope, receive, send_noting)
 
         try:
-            refusal = self._guard(scope)
+            refusal = await self._guard(scope)
             if refusal is not None:
                 await refuse(refusal)
             else:
@@ -102,4 +105,6 @@ class Frame:
 
 def _request_id(scope: Scope) -> str:
     sent = header_values(scope, b"x-request-id")
-    return sent[0] if len(sent) == 1 and _SANE_ID.fullmatch(sent[0]) else urandom(12).hex()
+    # It is logged, and whoever sends a key in the wrong header must not find it there.
+    is_sane = len(sent) == 1 and _SANE_ID.fullmatch(sent[0]) and PREFIX not in sent[0]
+    return sent[0] if is_sane else urandom(12).hex()

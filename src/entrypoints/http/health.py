@@ -1,7 +1,8 @@
 """GET /health…: can the process answer, and can it take in events?
 
-Ready follows what ingestion needs: the store, or, where a queue lies between, the queue; then a store that is away is
-only ``degraded``, as is a dedup cache that is, which nothing needs.
+Ready follows what ingestion needs: the API keys, and the store, or, where a queue lies between, the queue; then a store
+that is away is only ``degraded``, as is a dedup cache that is, which nothing needs. Keys that were read once go on for
+a while without the store.
 """
 
 import asyncio
@@ -39,11 +40,13 @@ async def ready(request: Request) -> Response:
     store = await _check(core.store.epoch)
     queue = await _check(lambda: core.queue.pending(DEFAULT_PROJECT))
     cache = models.Check(status="ok" if core.cache.healthy else "unavailable", latency_ms=0.0, reason=None)
-    if queue.status != "ok" or (store.status != "ok" and not core.queue.answers_first):
+    keys = await _check(request.app.state.access.keyring)
+    if "unavailable" in (queue.status, keys.status) or (store.status != "ok" and not core.queue.answers_first):
         status = "unavailable"
     else:
         status = "ok" if store.status == cache.status == "ok" else "degraded"
-    health = models.Health(status=status, version=VERSION, checks={"store": store, "queue": queue, "cache": cache})
+    checks = {"store": store, "queue": queue, "cache": cache, "keys": keys}
+    health = models.Health(status=status, version=VERSION, checks=checks)
     return _json(health.model_dump(exclude_none=True), 503 if status == "unavailable" else 200)
 
 

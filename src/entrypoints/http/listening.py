@@ -25,13 +25,15 @@ loop falls from 170,000 rows a second to some hundreds (DESIGN.md, trap 12)."""
 _BACKLOG: Final = 2_048
 
 
-def bind(settings: Settings, port: int, port_setting: str) -> socket.socket:
+def bind(settings: Settings, port: int, port_setting: str, *, keyless_reason: str = "") -> socket.socket:
     """Take an address to listen on.
 
     Args:
-        settings: name the host, and whether it may be another than this machine's own.
+        settings: name the host.
         port: the port; 0 takes any free one.
         port_setting: how one chooses another port, for the message.
+        keyless_reason: why it must be this machine's own unless the settings are ``insecure``: what is served there
+            asks for no key. Empty for what does.
 
     Raises:
         SystemExit: it cannot be had, see `stop`.
@@ -45,13 +47,8 @@ def bind(settings: Settings, port: int, port_setting: str) -> socket.socket:
             EXIT_FAILURE,
             f"the host {settings.host} is not known; EVENTCORE_HOST (--host) names an address of this machine",
         )
-    if not ip_address(str(address[0]).partition("%")[0]).is_loopback and not settings.insecure:
-        stop(
-            EXIT_USAGE,
-            f"refusing to listen on {settings.host}: there are no API keys, so anybody who reaches it could read and "
-            "write everything. Listen on 127.0.0.1 behind a proxy that asks for a password, or, in a network that you "
-            "trust, set EVENTCORE_INSECURE=true (--insecure).",
-        )
+    if keyless_reason and not settings.insecure and not _is_loopback(address):
+        stop(EXIT_USAGE, f"refusing to listen on {settings.host}: {keyless_reason}")
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -64,6 +61,15 @@ def bind(settings: Settings, port: int, port_setting: str) -> socket.socket:
             f"another port with {port_setting}",
         )
     return listener
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Whether only this machine reaches a listener."""
+    return _is_loopback(listener.getsockname())
+
+
+def _is_loopback(address: tuple[Any, ...]) -> bool:
+    return ip_address(str(address[0]).partition("%")[0]).is_loopback
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -9,11 +9,13 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from eventcore.dead_letters import MOST_EVENT_IDS
+from eventcore.keys import LABEL_CHARS, MOST_DAYS, MOST_GRACE_SECONDS, MOST_ORIGINS, SCOPES
 
 Data = TypeVar("Data")
 
 EXAMPLE_ID: Final = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0e1f"
 EXAMPLE_DEAD_ID: Final = "0192f0c1-2b3a-7c4d-8e5f-6a7b8c9d0eff"
+EXAMPLE_KEY_ID: Final = "abcdefgh"
 EXAMPLE_EVENT: Final[dict[str, Any]] = {
     "event_id": EXAMPLE_ID,
     "user_id": "ada",
@@ -323,6 +325,34 @@ class DropAnswer(Model):
     missing: int = Field(description="ids without a dead letter, and letters that went while this ran")
 
 
+class Key(Model):
+    """An API key without its secret."""
+
+    key_id: str = Field(description="its name, for revoking and rotating", examples=[EXAMPLE_KEY_ID])
+    prefix: str = Field(description="how the key itself begins")
+    project: str = Field(description="the only project that it reaches")
+    scopes: list[Literal["ingest", "read", "admin"]] = Field(description="what it may do")
+    label: str = Field(description="what it is for")
+    origins: list[str] = Field(description="the web pages that may use it; any when empty")
+    status: Literal["active", "expired", "revoked"]
+    created_at: str
+    expires_at: str | None = Field(description="from when on it is refused")
+    revoked_at: str | None = Field(description="from when on it is refused because somebody said so; may lie ahead")
+    last_used_at: str | None = Field(description="when it was used last, give or take a minute")
+
+
+class NewKey(Key):
+    """An API key with its secret, which is never shown again."""
+
+    key: str = Field(description="send it as Authorization: Bearer, or X-Api-Key")
+
+
+class KeysAnswer(Model):
+    """The API keys of a project, in the order of making."""
+
+    data: list[Key]
+
+
 class Check(Model):
     """One dependency."""
 
@@ -373,6 +403,59 @@ CHOICE_CONTENT: Final[dict[str, Any]] = {
         "some": {"summary": "the dead letters of these events", "value": {"event_ids": [EXAMPLE_DEAD_ID]}},
         "all": {"summary": "all of the project", "value": {"all": True}},
     },
+}
+
+NEW_KEY_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "scopes": {"type": "array", "items": {"enum": list(SCOPES)}, "minItems": 1},
+                        "label": {"type": ["string", "null"], "maxLength": LABEL_CHARS},
+                        "origins": {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": MOST_ORIGINS},
+                        "expires_days": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_DAYS},
+                    },
+                    "required": ["scopes"],
+                    "additionalProperties": False,
+                },
+                "examples": {
+                    "sender": {"summary": "for a server that sends events", "value": {"scopes": ["ingest"]}},
+                    "page": {
+                        "summary": "for the pages of a shop, for a year",
+                        "value": {
+                            "scopes": ["ingest"],
+                            "label": "shop",
+                            "origins": ["https://shop.example"],
+                            "expires_days": 365,
+                        },
+                    },
+                },
+            }
+        },
+    }
+}
+
+ROTATION_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "grace_seconds": {"type": ["integer", "null"], "minimum": 0, "maximum": MOST_GRACE_SECONDS}
+                    },
+                    "additionalProperties": False,
+                },
+                "examples": {
+                    "grace": {"summary": "the old one works for an hour more", "value": {"grace_seconds": 3600}}
+                },
+            }
+        },
+    }
 }
 
 BATCH_SCHEMA: Final[dict[str, Any]] = {

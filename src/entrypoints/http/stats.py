@@ -4,6 +4,7 @@ The models know the names of the parameters, and leave every value to the core's
 on the command line. Not here: what a statistic means.
 """
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -13,6 +14,7 @@ from starlette.responses import Response
 
 from entrypoints.books import books_document
 from entrypoints.http import models
+from entrypoints.http.health import VERSION
 from entrypoints.http.parameters import NoRepeats, Parameters
 from entrypoints.http.problems import HttpProblem
 from entrypoints.http.replies import core_of, json_reply
@@ -162,7 +164,7 @@ async def ingestion(request: Request, asked: Annotated[_Books, Query()]) -> Resp
     """The ingestion books: what was received on each UTC date, and what became of it."""
     form = _format(request, asked.format)
     document = await books_document(core_of(request), from_=asked.from_, to=asked.to, project=asked.project)
-    return _reply("ingestion", document, form)
+    return await _reply("ingestion", document, form)
 
 
 async def _answer(request: Request, name: str, asked: _Statistic) -> Response:
@@ -173,11 +175,11 @@ async def _answer(request: Request, name: str, asked: _Statistic) -> Response:
     question = parse_question(name, reporting_zone=core.reporting_zone, **values)
     # Weak, because freshness is told in the same document and moves on (RFC 9110, section 8.8.1). Before the answer,
     # which may then only be newer than what it is called.
-    tag = f'W/"{await core.tag(question, project=project)}-{form}"'
+    tag = f'W/"{await core.tag(question, project=project)}-{VERSION}-{form}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
     if _names(request.headers.get("if-none-match", ""), tag):
         return Response(status_code=304, headers=headers)
-    reply = _reply(name, answer_json(await core.ask(question, project=project)), form)
+    reply = await _reply(name, answer_json(await core.ask(question, project=project)), form)
     reply.headers.update(headers)
     return reply
 
@@ -197,19 +199,28 @@ def _format(request: Request, asked: str | None) -> str:
 
 
 def _prefers_csv(accept: str) -> bool:
-    """Whether CSV is named before anything that JSON satisfies; weights are rarer than their mistakes."""
+    """Whether CSV is asked for more than JSON (RFC 9110, section 12.5.1), or as much and named before it."""
+    best = (0.0, False)
     for entry in accept.lower().split(","):
-        media_type = entry.partition(";")[0].strip()
-        if media_type in (_CSV, "application/json", "application/*", "*/*"):
-            return media_type == _CSV
-    return False
+        media_type, *parameters = [part.strip() for part in entry.split(";")]
+        weights = [parameter.removeprefix("q=") for parameter in parameters if parameter.startswith("q=")]
+        try:
+            weight = float(weights[0]) if weights else 1.0
+        except ValueError:
+            continue
+        is_csv = media_type in (_CSV, "text/*")
+        if (is_csv or media_type in ("application/json", "application/*", "*/*")) and weight > best[0]:
+            best = (weight, is_csv)
+    return best[1]
 
 
-def _reply(name: str, document: dict[str, Any], form: str) -> Response:
+async def _reply(name: str, document: dict[str, Any], form: str) -> Response:
     if form == "json":
         reply = json_reply(document)
         reply.headers["Vary"] = "Accept"
         return reply
     meta = document["meta"]
     headers = {"Vary": "Accept", "X-Data-As-Of": meta["data_as_of"], "X-Pending": str(meta["pending"])}
-    return Response(csv_text(*flat_rows(name, document["data"])), media_type=_CSV, headers=headers)
+    # In a thread: a large matrix is a hundred thousand rows, while which others could not be answered.
+    text = await asyncio.to_thread(lambda: csv_text(*flat_rows(name, document["data"])))
+    return Response(text, media_type=_CSV, headers=headers)

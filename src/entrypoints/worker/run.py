@@ -6,6 +6,7 @@ Not here: the command line, which reads flags and calls `run_worker`.
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
@@ -16,6 +17,11 @@ from entrypoints.telemetry import LOGGER, WorkerMetrics, configure_logs
 from entrypoints.worker.health import create_app
 from entrypoints.worker.lanes import Lane, Progress
 from eventcore.errors import EventcoreError
+
+_NO_KEYS: Final = (
+    "a worker's health and metrics need no API key. Listen on 127.0.0.1, or, in a network that you trust, set "
+    "EVENTCORE_INSECURE=true (--insecure)."
+)
 
 
 def run_worker(settings: Settings) -> None:
@@ -28,7 +34,7 @@ def run_worker(settings: Settings) -> None:
     configure_logs(level=settings.log_level, form=settings.log_format)
     for sentence in unknown_names(os.environ):
         structlog.get_logger(LOGGER).warning("unknown setting", setting=sentence)
-    listener = bind(settings, settings.worker_port, "EVENTCORE_WORKER_PORT (--port)")
+    listener = bind(settings, settings.worker_port, "EVENTCORE_WORKER_PORT (--port)", keyless_reason=_NO_KEYS)
 
     def announce(url: str) -> None:
         structlog.get_logger(LOGGER).info(

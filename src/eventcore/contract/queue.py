@@ -14,6 +14,7 @@ from eventcore.activity import ActivityQuery, ActivitySnapshot
 from eventcore.dimensions import Dimension
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
+from eventcore.keys import ApiKey
 from eventcore.ports import EventStore, Pending, Queue, Rebuilt, StoreDescription
 from eventcore.strategies import a_chunk, an_event
 
@@ -130,6 +131,18 @@ class ScriptedStore:
         raise NotImplementedError
 
     async def begin_epoch(self) -> str:
+        """See `find`."""
+        raise NotImplementedError
+
+    async def keys(self) -> Sequence[ApiKey]:
+        """See `find`."""
+        raise NotImplementedError
+
+    async def put_key(self, key: ApiKey) -> None:
+        """See `find`."""
+        raise NotImplementedError
+
+    async def touch_keys(self, used: Mapping[str, int]) -> None:
         """See `find`."""
         raise NotImplementedError
 

@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from entrypoints import bench
+from entrypoints import bench, bench_stats
+from entrypoints.bench_processes import NotVerified
 from tests.e2e.cli.conftest import SCRIPTS, Ended
 
 Command = Callable[..., Ended]
@@ -307,8 +309,10 @@ def test_verify_of_no_store_is_said(eventcore: Command) -> None:
     assert not Path("store.sqlite3").exists()
 
 
-def test_serve_refuses_another_address_than_loopback(shell: Command) -> None:
-    ended = shell("serve", "--host", "0.0.0.0", "--port", "0")
+def test_a_worker_refuses_another_address_than_loopback(shell: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its port asks for no key, unlike that of the API."""
+    monkeypatch.setenv("EVENTCORE_QUEUE_URL", "nats://127.0.0.1:9")
+    ended = shell("worker", "--host", "0.0.0.0", "--port", "0")
     assert (ended.code, ended.out) == (2, "")
     assert "--insecure" in ended.err
 
@@ -366,18 +370,55 @@ def test_bench_gives_no_figure_when_the_store_holds_something_else(
 ) -> None:
     wrong = bench.Expected(events=300, user_days=7)
     monkeypatch.setattr(bench, "_expect", lambda plan: wrong)
-    with pytest.raises(bench.NotVerified, match="daily active users"):
+    with pytest.raises(NotVerified, match="daily active users"):
         measure(bench.Plan(events=300, batch=100, clients=2, runs=1, folder=workplace))
 
 
 def test_bench_says_not_verified_and_exits_1(eventcore: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(plan: bench.Plan) -> list[bench.Run]:
-        raise bench.NotVerified("one event is missing")
+        raise NotVerified("one event is missing")
 
     monkeypatch.setattr(bench, "measure_import", fail)
     ended = eventcore("bench", "import", "--events", "10")
     assert (ended.code, ended.out) == (1, "")
     assert "one event is missing" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["stats", "--store", "mysql"], "sqlite or postgresql"),
+        (["stats", "--url", "postgresql://localhost/x"], "--store postgresql"),
+        (["stats", "--zone", "Mars/Base"], "--zone"),
+        (["stats", "--unfolded", "10"], "--unfolded"),
+        (["mixed", "--store", "mysql"], "sqlite or postgresql"),
+    ],
+)
+def test_bench_of_statistics_says_what_is_wrong_with_an_option(
+    eventcore: Command, options: list[str], complaint: str
+) -> None:
+    ended = eventcore("bench", *options, "--events", "10")
+    assert (ended.code, ended.out) == (2, "")
+    assert complaint in ended.err
+
+
+def test_bench_of_statistics_prints_a_table_and_rows(eventcore: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = bench_stats.Timing(asked=3, least_ms=1.0, median_ms=2.0, p95_ms=30.5)
+    measured = bench_stats.Measured(
+        question="dau", computed_from="activity", answers=9, http_cold=timing, http_warm=timing, http_in_turn=None,
+        direct=timing, sql=replace(timing, median_ms=250.0), duckdb=None,
+    )  # fmt: skip
+    report = bench_stats.StatsReport(
+        questions=[measured], technologies=["sqlite 3"], import_events_per_second=None, projection_bytes=50,
+        waiting_events=0, waiting_rows=0, load={"end": 0.5},
+    )  # fmt: skip
+    monkeypatch.setattr(bench_stats, "measure_stats", lambda plan, say: report)
+    table = eventcore("bench", "stats", "--events", "10").out
+    assert "2.00 (30.50)" in table
+    assert "125 ×" in table
+    assert "5.0 bytes an event" in table
+    [row] = csv.DictReader(io.StringIO(eventcore("bench", "stats", "--events", "10", "--format", "csv").out))
+    assert (row["question"], row["sql_median_ms"], row["sql_ratio"], row["equal"]) == ("dau", "250.0", "125.0", "true")
 
 
 def test_json_for_programs_is_one_line(eventcore: Command) -> None:

@@ -5,13 +5,14 @@ EVENTCORE_TEST_SEED replays a schedule. The oracle is the sender's own book: LOS
 """
 
 import asyncio
+import json
 import os
 import random
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,30 @@ def check_all(stack: Stack, sender: Sender) -> None:
     sender.close()
 
 
+def refused_until_keys_are_read(stack: Stack) -> Callable[[int], None]:
+    """Nobody knows yet whether there are keys, so nobody gets in."""
+
+    def look(number: int) -> None:
+        assert refused(LOCAL.post(f"{stack.url}/events", **request(a_batch(number), "array")))
+        assert stack.api.status("/health/ready") == 503
+        assert stack.api.status("/health/live") == 200
+        assert statistics_refused(stack)
+        assert [worker.status("/health/ready") for worker in stack.workers] == [503]
+        assert [worker.status("/health/live") for worker in stack.workers] == [200]
+
+    return look
+
+
 def test_postgresql_is_missing_at_the_start(own: Servers, stack: Stack) -> None:
     stack.migrate()
     own.postgres.stop()
     stack.start_workers()
     stack.start_api()
+    during_the_outage(refused_until_keys_are_read(stack), OUTAGE_SECONDS / 2)
+    own.postgres.start()
+    until_well(stack)
+    own.postgres.stop()
+    until(lambda: stack.api.document("/health/ready")["status"] == "degraded", "the API knows that it is away")
     sender = Sender(stack.url)
 
     def look(number: int) -> None:
@@ -108,12 +128,46 @@ def test_postgresql_is_missing_at_the_start(own: Servers, stack: Stack) -> None:
         assert stack.api.status("/health/ready") == 200
         assert stack.api.document("/health/ready")["status"] == "degraded"
         assert statistics_refused(stack)
-        assert [worker.status("/health/ready") for worker in stack.workers] == [503]
-        assert [worker.status("/health/live") for worker in stack.workers] == [200]
 
     during_the_outage(look)
     own.postgres.start()
     check_all(stack, sender)
+
+
+def test_keys_that_were_read_take_events_in_while_postgresql_is_away(own: Servers, stack: Stack) -> None:
+    stack.migrate()
+    made = json.loads(stack.run("keys", "create", "--project", "shop", "--scope", "ingest,read", "--json").stdout)
+    stack.start_workers()
+    stack.start_api()
+    until_well(stack)
+
+    def post(number: int, key: str) -> httpx.Response:
+        sent = request(a_batch(number), "array")
+        sent["headers"] |= {"Authorization": f"Bearer {key}"}
+        return LOCAL.post(f"{stack.url}/events", **sent)
+
+    def stored() -> int:
+        days = [(datetime.now(UTC) + timedelta(days=number)).date() for number in (-1, 1)]
+        asked = f"{stack.url}/stats/ingestion?from={days[0]}&to={days[1]}"
+        answer = LOCAL.get(asked, headers={"X-Api-Key": made["key"]})
+        assert answer.status_code in (200, 503), answer.text
+        return sum(day["stored"] for day in answer.json()["data"]) if answer.status_code == 200 else -1
+
+    assert post(0, made["key"]).json()["accepted"] == 40
+    own.postgres.stop()
+    accepted = [0]
+
+    def look(number: int) -> None:
+        assert post(number + 1, made["key"]).json()["accepted"] == 40
+        accepted[0] = number + 1
+        assert post(number, "ec_live_abcdefgh_" + "a" * 32).status_code == 401
+        assert LOCAL.post(f"{stack.url}/events", **request(a_batch(number), "array")).status_code == 401
+        assert stored() == -1
+
+    during_the_outage(look)
+    own.postgres.start()
+    until(lambda: stored() == 40 * (accepted[0] + 1), "all that was accepted is stored")
+    stack.verify()
 
 
 def test_nats_is_missing_at_the_start(own: Servers, stack: Stack) -> None:
@@ -162,15 +216,11 @@ def test_redis_is_missing_at_the_start(own: Servers, stack: Stack) -> None:
 def test_the_store_is_not_made_at_the_start(own: Servers, stack: Stack) -> None:
     stack.start_workers()
     stack.start_api()
-    sender = Sender(stack.url)
-
-    def look(number: int) -> None:
-        assert sender.send(a_batch(number))["accepted"] == 40
-        assert stack.api.document("/health/ready")["status"] == "degraded"
-        assert statistics_refused(stack)
-
-    during_the_outage(look, OUTAGE_SECONDS / 2)
+    during_the_outage(refused_until_keys_are_read(stack), OUTAGE_SECONDS / 2)
     stack.migrate()
+    until_well(stack)
+    sender = Sender(stack.url)
+    assert sender.send(a_batch(0))["accepted"] == 40
     check_all(stack, sender)
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from entrypoints.container import open_eventcore
 from entrypoints.http import models
 from entrypoints.http.app import create_app
-from entrypoints.http.dead import BODY_BYTES
+from entrypoints.http.objects import BODY_BYTES
 from entrypoints.settings import Settings
 from eventcore.dead_letters import MOST_EVENT_IDS
 from eventcore.dedup import member

@@ -198,6 +198,7 @@ async def test_health_is_ok_with_each_dependency(client: httpx.AsyncClient) -> N
             "store": "ok",
             "queue": "ok",
             "cache": "ok",
+            "keys": "ok",
         }
         assert all(check["latency_ms"] >= 0 for check in found["checks"].values())
 

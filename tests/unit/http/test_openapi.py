@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 from fastapi import FastAPI
 
@@ -15,6 +16,7 @@ from entrypoints.http import models
 from entrypoints.http.app import create_app
 from entrypoints.http.docs import example_url, operations
 from entrypoints.settings import Settings
+from eventcore.keys import SCOPES, make_key
 from eventcore.service import Eventcore
 from eventcore.strategies import a_chunk, a_death, an_event
 
@@ -31,11 +33,13 @@ ANSWERS = {
     "/stats/ingestion": models.BooksAnswer,
     "/dead-events": models.DeadEventsAnswer,
     "/dead-events/{event_id}": models.DeadEventsAnswer,
+    "/keys": models.KeysAnswer,
     "/health": models.Health,
     "/health/ready": models.Health,
     "/health/live": models.Alive,
 }
 
+KEY_COMMANDS = ["/keys", "/keys/{key_id}/revoke", "/keys/{key_id}/rotate"]
 COMMANDS = {"/dead-events/replay": models.ReplayAnswer, "/dead-events/drop": models.DropAnswer}
 
 
@@ -60,7 +64,19 @@ def as_sent(value: Any) -> bytes:
 def test_every_route_is_described(app: FastAPI) -> None:
     described = {(method, path) for path, method, _ in operations(app.openapi())}
     gets = {("get", path) for path in [*ANSWERS, "/metrics"] if path != "/events"}
-    assert described == gets | {("post", path) for path in ["/events", *COMMANDS]}
+    assert described == gets | {("post", path) for path in ["/events", *COMMANDS, *KEY_COMMANDS]}
+
+
+def test_every_route_says_which_scope_it_needs(app: FastAPI) -> None:
+    scopes = {
+        (method, path): {scope for way in operation.get("security", ()) for names in way.values() for scope in names}
+        for path, method, operation in operations(app.openapi())
+    }
+    public = {("get", path) for path in ("/health", "/health/live", "/health/ready")}
+    assert {route for route, needed in scopes.items() if not needed} == public
+    assert scopes["post", "/events"] == {"ingest"}
+    assert scopes["get", "/events/{event_id}"] == scopes["get", "/stats/dau"] == {"read"}
+    assert scopes["post", "/dead-events/drop"] == scopes["post", "/keys"] == {"admin"}
 
 
 async def test_every_example_of_a_body_is_accepted(client: httpx.AsyncClient, app: FastAPI) -> None:
@@ -142,25 +158,45 @@ async def test_the_document_is_served_and_the_page_needs_nothing_from_elsewhere(
     assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", page)
 
 
-async def test_every_command_on_the_page_works(client: httpx.AsyncClient, core: Eventcore) -> None:
+@pytest.mark.parametrize("with_a_key", [False, True])
+async def test_every_command_on_the_page_works(client: httpx.AsyncClient, core: Eventcore, with_a_key: bool) -> None:
+    text = ""
+    if with_a_key:
+        text, key = make_key(bytes(25), project="default", scopes=SCOPES, now_us=1)
+        await core.store.put_key(key)
     page = (await client.get("/docs")).text
     commands = [
         line
         for block in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
         for line in re.split(r"\n(?=curl|#)", unescape(block))
         if line.startswith("curl")
+        and (with_a_key or ("-X POST" not in line and "/keys " not in line and "/rotate" not in line))
     ]
-    assert len(commands) >= 13
-    for command in sorted(commands, key=lambda line: "--data-binary" not in line):
-        words = shlex.split(command)
+    assert len(commands) >= (22 if with_a_key else 17)
+    for number, command in enumerate(sorted(commands, key=lambda line: "--data-binary" not in line)):
+        words = shlex.split(command.replace("$EVENTCORE_API_KEY", text))
         await bury_the_example(core)
-        if "--data-binary" in words:
-            name, _, value = words[words.index("-H") + 1].partition(": ")
-            content = words[words.index("--data-binary") + 1].encode()
-            response = await client.post(words[1], content=content, headers={name: value})
-            assert response.status_code == (200 if "/dead-events/" in command else 202), command
+        await bring_the_example_key(core, number)
+        headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
+        url = words[1].replace(models.EXAMPLE_KEY_ID, example_key_id(number))
+        if "--data-binary" in words or "POST" in words:
+            content = words[words.index("--data-binary") + 1].encode() if "--data-binary" in words else b""
+            response = await client.post(url, content=content, headers=headers)
+            made = 201 if "/keys" in url else 202
+            assert response.status_code == (200 if "/dead-events/" in url or "revoke" in url else made), command
         else:
-            assert (await client.get(words[1])).status_code == 200, command
+            assert (await client.get(url, headers=headers)).status_code == 200, command
+
+
+def example_key_id(number: int) -> str:
+    """Ids of the form that the documentation shows, each used up by one command."""
+    return f"abcdef{'abcdefghij'[number // 10]}{'abcdefghij'[number % 10]}"
+
+
+async def bring_the_example_key(core: Eventcore, number: int) -> None:
+    if await core.store.keys():
+        _, key = make_key(bytes(24) + bytes([number + 1]), project="default", scopes=("read",), now_us=2)
+        await core.store.put_key(msgspec.structs.replace(key, key_id=example_key_id(number)))
 
 
 async def test_docs_can_be_switched_off(settings: Settings, core: Eventcore) -> None:

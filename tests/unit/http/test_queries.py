@@ -1,5 +1,7 @@
 """bad-input.md, "Queries": what has no answer is 422 and names the parameter; what has one is 200."""
 
+import csv
+import io
 import re
 from datetime import UTC, datetime
 
@@ -154,6 +156,10 @@ async def test_the_longest_ranges_are_answered(client: httpx.AsyncClient) -> Non
         ("text/csv, application/json", "", "text/csv; charset=utf-8"),
         ("application/json, text/csv", "", "application/json"),
         ("text/html, */*;q=0.8", "", "application/json"),
+        ("text/csv;q=0", "", "application/json"),
+        ("text/csv;q=0.5, application/json", "", "application/json"),
+        ("application/json;q=0, text/csv", "", "text/csv; charset=utf-8"),
+        ("text/csv;q=x", "", "application/json"),
         ("", "", "application/json"),
         ("text/csv", "&format=json", "application/json"),
         ("application/json", "&format=csv", "text/csv; charset=utf-8"),
@@ -166,6 +172,15 @@ async def test_the_answer_has_the_format_that_is_asked_for(
     response = await client.get(f"/stats/{statistic}?{RANGE}{query}", headers={"Accept": accept})
     assert (response.status_code, response.headers["content-type"]) == (200, expected)
     assert response.headers["vary"] == "Accept"
+
+
+async def test_csv_quotes_whatever_ends_a_line(client: httpx.AsyncClient) -> None:
+    for number, text in enumerate(("x\ry", "x\ny", 'x"y', "x,y", "x y")):
+        events = [an_event(user_id=str(number), properties={"n": text})]
+        await client.post("/events", content=as_bytes(events), headers={"Content-Type": JSON})
+    found = await client.get("/stats/dau?from=2026-01-05&to=2026-01-05&format=csv&breakdown=properties.n")
+    rows = list(csv.reader(io.StringIO(found.text, newline="")))
+    assert [row[0] for row in rows[2:7]] == sorted(("x\ry", "x\ny", 'x"y', "x,y", "x y"))
 
 
 async def test_csv_says_what_json_says(client: httpx.AsyncClient) -> None:

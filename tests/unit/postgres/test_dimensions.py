@@ -60,7 +60,7 @@ async def asked(url: str, statement: str) -> list[tuple[Any, ...]]:
     return found
 
 
-async def test_a_store_of_the_first_schema_is_migrated_and_answers_the_same(url: str) -> None:
+async def test_a_store_without_dimensions_is_migrated_and_answers_the_same(url: str) -> None:
     store = await open_store(url)
     await store.append([some(1, 50)])
     await store.fold(ALL)
@@ -70,12 +70,12 @@ async def test_a_store_of_the_first_schema_is_migrated_and_answers_the_same(url:
     await run(
         url,
         "DROP TABLE combinations, dimensions; ALTER TABLE projects DROP COLUMN combinations;"
-        "DELETE FROM store WHERE key = 'dimensions'; UPDATE store SET value = '1' WHERE key = 'schema_version'",
+        "DELETE FROM store WHERE key = 'dimensions'; UPDATE store SET value = '2' WHERE key = 'schema_version'",
     )
     with pytest.raises(StoreError) as caught:
         await open_store(url)
     assert caught.value.code == "schema_older"
-    assert await migrate(url) == (1, len(migrations()))
+    assert await migrate(url) == (2, len(migrations()))
     store = await open_store(url)
     assert seen(await store.activity(QUESTION)) == before
     await store.append([some(101, 9)])

@@ -4,6 +4,7 @@ How to use it is in `eventcore.contract`. Each module holds the tests of one sub
 compare with.
 """
 
+from eventcore.contract.event_store.admitting import Admitting
 from eventcore.contract.event_store.agreeing import Agreeing
 from eventcore.contract.event_store.answering import Answering
 from eventcore.contract.event_store.backend import StoreBackend
@@ -33,6 +34,7 @@ class EventStoreContract(
     Folding,
     Rebuilding,
     Dimensioning,
+    Admitting,
     Describing,
     Closing,
     Agreeing,

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from eventcore.contract.event_store.admitting import an_api_key
 from eventcore.contract.event_store.asking import (
     DAY,
     a_busy_day,
@@ -18,7 +19,7 @@ from eventcore.contract.event_store.backend import StoreFixtures
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Book, Receipt
 from eventcore.ports import EventStore
-from eventcore.strategies import a_chunk, an_event, an_id
+from eventcore.strategies import AN_INSTANT_US, a_chunk, an_event, an_id
 
 
 class Closing(StoreFixtures):
@@ -37,6 +38,9 @@ class Closing(StoreFixtures):
             lambda store: store.activity(a_query()),
             lambda store: store.books("default", DAY, DAY),
             lambda store: store.record_import("default", an_import()),
+            lambda store: store.keys(),
+            lambda store: store.put_key(an_api_key()),
+            lambda store: store.touch_keys({"abcdefgh": AN_INSTANT_US}),
             lambda store: store.epoch(),
             lambda store: store.describe(),
             lambda store: store.verify(),
@@ -52,6 +56,9 @@ class Closing(StoreFixtures):
             "activity",
             "books",
             "record_import",
+            "keys",
+            "put_key",
+            "touch_keys",
             "epoch",
             "describe",
             "verify",

@@ -478,7 +478,7 @@ class Dimensioning(StoreFixtures):
         await _check(store, model_of([chunk]), "activity", "n")
 
     async def test_a_value_that_is_too_long_makes_it_full(self, store: EventStore) -> None:
-        """No condition could name it, but a breakdown would."""
+        """No question could name it, and it would be kept for every day."""
         await add(store, "n")
         chunk = a_chunk(an_event(event_id=1), an_event(event_id=2, properties={"n": "x" * (MOST_VALUE_CHARS + 1)}))
         await store.append([chunk])

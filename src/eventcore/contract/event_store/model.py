@@ -261,7 +261,7 @@ def _value(event: Event, field: str) -> Any:
 def _name(value: Any) -> str | None:
     match value:
         case str(text):
-            return text
+            return text if len(text) <= 255 else None
         case True | False | None as word:
             return {True: "true", False: "false", None: "null"}[word]
         case Fraction() as number:
@@ -295,7 +295,7 @@ def _fulfils(event: Event, condition: Condition) -> bool:
 def _equal(value: Any, wanted: str) -> bool:
     if isinstance(value, Fraction):
         return _NUMBER.fullmatch(wanted) is not None and _exact(wanted) == value
-    return _name(value) == wanted
+    return value == wanted if isinstance(value, str) else _name(value) == wanted
 
 
 def _content(event: Event) -> Hashable:
