@@ -565,6 +565,48 @@ MUTANTS = (
         ),
         tests=("tests/unit/test_access.py::test_a_flood_of_unknown_keys_asks_at_most_twice_a_second",),
     ),
+    Mutant(
+        name="a fact of a dimension counts for all types",
+        trap=0,
+        edits=(
+            _core(
+                "projection.py",
+                "[users for type_key, users in found if type_key < COMBINATIONS_FROM]",
+                "[users for type_key, users in found]",
+            ),
+        ),
+        tests=(f"{CONTRACT}::test_all_types_are_types_only[sqlite]",),
+    ),
+    Mutant(
+        name="a dimension is declared beside appends that do not know it (PostgreSQL)",
+        trap=0,
+        edits=(
+            _adapter(
+                "postgres/dimensions.py",
+                "return f\"{READ_COMMITTED}; {statements()['share_dimensions'].sql}\"",
+                "return READ_COMMITTED",
+            ),
+        ),
+        tests=("tests/unit/postgres/test_dimensions.py::test_an_append_that_has_begun_is_waited_for",),
+    ),
+    Mutant(
+        name="facts of a dimension that is gone are folded (SQLite)",
+        trap=0,
+        edits=(_adapter("sqlite/folding.py", "    if live.issuperset(", "    if True or live.issuperset("),),
+        tests=("tests/unit/test_sqlite_dimensions.py::test_nothing_is_left_of_one_that_is_gone",),
+    ),
+    Mutant(
+        name="a dimension is built with what waits to be folded (SQLite)",
+        trap=0,
+        edits=(
+            _adapter(
+                "sqlite/rebuilding.py",
+                "    _leave_out_deltas(database, project_key, facts)\n    is_meant",
+                "    is_meant",
+            ),
+        ),
+        tests=(f"{CONTRACT}::test_one_that_was_left_is_begun_again[sqlite-0]",),
+    ),
 )
 
 

@@ -24,7 +24,19 @@ from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Matching
 from eventcore.booking import entry, replay_entry
 from eventcore.breakdown import answer_in_parts
 from eventcore.calendar import YEAR_10000_US, to_datetime
+from eventcore.conditions import properties_reader
 from eventcore.dedup import member, same_content
+from eventcore.dimensions import (
+    MOST_DIMENSIONS,
+    NO_VALUE,
+    Dimension,
+    State,
+    canonical,
+    check_name,
+    has_room,
+    is_full,
+    too_many_dimensions,
+)
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Book, Chunk, DeadLetter, Event, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey, id_taken
@@ -83,7 +95,7 @@ async def open_dedup(url: str = "memory://") -> DedupCache:
 class _Project:
     """What one project has: the ledger and the events in one, its users, conflicts, dead letters, books and imports."""
 
-    __slots__ = ("books", "conflicts", "dead", "dropped", "events", "imports", "user_keys")
+    __slots__ = ("books", "conflicts", "dead", "dimensions", "dropped", "events", "imports", "user_keys")
 
     def __init__(self) -> None:
         self.events: dict[bytes, StoredEvent] = {}
@@ -93,10 +105,13 @@ class _Project:
         self.dropped = 0
         self.books: dict[str, Book] = {}
         self.imports: dict[bytes, ImportRecord | None] = {}  # None: named by a chunk, not written down yet
+        self.dimensions: dict[str, _Dimension] = {}
 
     def keep(self, stored: StoredEvent) -> None:
         """Store an event whose id is free."""
         self.events[stored.event.event_id] = stored
+        for dimension in self.dimensions.values():
+            dimension.take(stored.event)
         self.user_keys.setdefault(stored.event.user_id, len(self.user_keys))
 
     def keep_conflict(self, stored: StoredEvent) -> None:
@@ -124,6 +139,41 @@ class _Project:
         self.books[day] = msgspec.structs.replace(
             book, **{column: getattr(book, column) + change for column, change in changes.items()}
         )
+
+
+class _Dimension:
+    """Which values a dimension has. Nothing is kept of its events, which are read at each question anyway.
+
+    Args:
+        name: of the property.
+    """
+
+    __slots__ = ("_found", "_read", "is_full")
+
+    def __init__(self, name: str) -> None:
+        self._read = properties_reader([name])
+        self._found: set[tuple[str, str]] = set()
+        self.is_full = False
+
+    def take(self, event: Event) -> None:
+        """One more event has it, or has it not."""
+        if self.is_full:
+            return
+        [raw] = self._read(event.properties)
+        value = canonical(raw)
+        if value is not None:
+            self._found.add((event.event_type, value))
+        if value is None or not has_room(self._values(), len(self._found)):
+            self.is_full = True
+            self._found.clear()
+
+    def _values(self) -> set[str]:
+        return {value for _, value in self._found}
+
+    def told(self, name: str) -> Dimension:
+        """As the port tells it."""
+        state: State = "full" if self.is_full else "ready"
+        return Dimension(name=name, state=state, values=len(self._values() - {NO_VALUE}))
 
 
 class _Verdict(NamedTuple):
@@ -296,6 +346,32 @@ class MemoryStore:
         for step in _NO_STEPS:
             yield step
 
+    async def dimensions(self, project: str) -> Sequence[Dimension]:
+        """See `EventStore.dimensions`."""
+        self._check_open()
+        return tuple(found.told(name) for name, found in sorted(self._project(project).dimensions.items()))
+
+    async def add_dimension(self, project: str, name: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.add_dimension`; it is ready at once."""
+        self._check_open()
+        check_name(name)
+        found = self._projects.setdefault(project, _Project())
+        if name not in found.dimensions:
+            if len(found.dimensions) >= MOST_DIMENSIONS:
+                raise too_many_dimensions()
+            dimension = found.dimensions[name] = _Dimension(name)
+            for stored in found.events.values():
+                dimension.take(stored.event)
+        if found.dimensions[name].is_full:
+            raise is_full(name)
+        for step in _NO_STEPS:
+            yield step
+
+    async def remove_dimension(self, project: str, name: str) -> bool:
+        """See `EventStore.remove_dimension`."""
+        self._check_open()
+        return self._project(project).dimensions.pop(name, None) is not None
+
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""
         self._check_open()
@@ -395,7 +471,8 @@ def _tally(project: _Project, query: ActivityQuery) -> ActivitySnapshot:
             keys[selection, slot, part].append(project.user_keys[event.user_id])
     for (selection, slot, part), found in keys.items():
         tallying.add(selection, slot, part, BitMap(found), len(found))
-    return tallying.snapshot("events" if needs_events(query) else "activity")
+    ready = [f"properties.{name}" for name, found in project.dimensions.items() if not found.is_full]
+    return tallying.snapshot("events" if needs_events(query, ready) else "activity")
 
 
 def _check(events: Sequence[Event], *received_us: int) -> None:

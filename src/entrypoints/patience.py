@@ -17,6 +17,7 @@ import structlog
 
 from entrypoints.telemetry import LOGGER
 from eventcore.activity import ActivityQuery, ActivitySnapshot
+from eventcore.dimensions import Dimension
 from eventcore.errors import EventcoreError, Kind, StoreError, unknown_freshness
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey
@@ -182,6 +183,18 @@ class WaitingStore:
     def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
         """See `EventStore`."""
         return self._opening.part().rebuild_in_zone(zone)
+
+    async def dimensions(self, project: str) -> Sequence[Dimension]:
+        """See `EventStore`."""
+        return await self._opening.part().dimensions(project)
+
+    def add_dimension(self, project: str, name: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore`."""
+        return self._opening.part().add_dimension(project, name)
+
+    async def remove_dimension(self, project: str, name: str) -> bool:
+        """See `EventStore`."""
+        return await self._opening.part().remove_dimension(project, name)
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore`."""

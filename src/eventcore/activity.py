@@ -7,7 +7,7 @@ and zones (`calendar`), or what a statistic means (`statistics`).
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -272,12 +272,41 @@ def _remember(known: dict[Any, Found], texts: tuple[str | bytes | None, ...], fo
 
 def looks_at_properties(query: ActivityQuery) -> bool:
     """Whether a question asks for anything about properties."""
-    fields = (query.split, query.breakdown and query.breakdown.field)
-    return any(field not in (None, "event_type") for field in fields) or any(
+    return any(field != "event_type" for field in _grouped_by(query)) or any(
         selection.properties for selection in query.selections
     )
 
 
-def needs_events(query: ActivityQuery) -> bool:
-    """Whether precomputed activity cannot answer: anything about a property, or a slot off the quarter hour."""
-    return looks_at_properties(query) or not all(on_quarters(span) for span in query.slots)
+def property_fields(query: ActivityQuery, selection: Selection) -> frozenset[str]:
+    """The properties, as ``properties.NAME``, that decide what a query says of events in one of its selections."""
+    asked = {condition.field for condition in selection.properties}
+    return frozenset(asked | {field for field in _grouped_by(query) if field != "event_type"})
+
+
+def _grouped_by(query: ActivityQuery) -> list[str]:
+    fields = (query.split, None if query.breakdown is None else query.breakdown.field)
+    return [field for field in fields if field is not None]
+
+
+def reads_events(query: ActivityQuery, selection: Selection, dimensions: Collection[str]) -> bool:
+    """Whether only raw events tell about one selection of a query, wherever its slots begin and end.
+
+    Two properties are too many even if both are dimensions: what is kept of each does not say which events have both.
+
+    Args:
+        query: the question.
+        selection: one of its.
+        dimensions: the properties, as ``properties.NAME``, that are ready.
+    """
+    fields = property_fields(query, selection)
+    return len(fields) > 1 or not fields.issubset(dimensions)
+
+
+def needs_events(query: ActivityQuery, dimensions: Collection[str] = ()) -> bool:
+    """Whether precomputed activity cannot answer: a property that is no dimension, two, or a slot off the quarter hour.
+
+    Arguments as those of `reads_events`.
+    """
+    return any(reads_events(query, selection, dimensions) for selection in query.selections) or not all(
+        on_quarters(span) for span in query.slots
+    )

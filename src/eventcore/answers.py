@@ -428,6 +428,20 @@ def parse_event_field(field: str, value: str) -> str:
     return value
 
 
+def parse_dimension(name: str) -> str:
+    """Read the name of a property that is to be a dimension.
+
+    Raises:
+        InvalidQuestion: it is empty or too long, or holds what no store can hold.
+    """
+    if not name:
+        raise InvalidQuestion(
+            "name", "invalid_field", "a dimension is named by one key of the properties, dots included"
+        )
+    _check_text("name", "a property's name", name, LIMITS.property_name_chars)
+    return name
+
+
 def parse_event_type(field: str, value: str) -> str:
     """Read a type of event, in a segment or as a parameter of its own.
 

@@ -6,15 +6,16 @@ says which rows changed. Not here: what rows are (`projection`), and SQL.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from eventcore.activity import BEFORE, ActivityQuery, Tallying
 from eventcore.calendar import QUARTER_US
-from eventcore.conditions import Selection
+from eventcore.dimensions import Kinds
 from eventcore.projection import (
     ANY_TYPE,
+    COMBINATIONS_FROM,
     QUARTERS,
     QUARTERS_A_DAY,
     Group,
@@ -79,33 +80,35 @@ class _Rows:
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
-        self.known: set[int] = set()  # types that were looked for, found or not
+        self.known: frozenset[int] = frozenset()  # keys that were looked for, found or not
         self.complete = False  # all types were
 
     def lacks(self, wanted: "Wanted") -> bool:
-        if wanted.any_type and ANY_TYPE not in self.known:
-            return True
-        if self.complete or wanted.type_keys == ():
-            return False
-        return wanted.type_keys is None or not self.known.issuperset(wanted.type_keys)
+        if wanted.type_keys is None:
+            return not self.complete or not wanted.others <= self.known
+        types = frozenset() if self.complete else wanted.type_keys
+        return not types <= self.known or not wanted.others <= self.known
 
 
 class Wanted(NamedTuple):
     """Which rows of each period a question needs.
 
     Attributes:
-        any_type: those that unite all types.
         type_keys: those of these types, None for all types.
+        others: `ANY_TYPE`, and combinations.
     """
 
-    any_type: bool
-    type_keys: tuple[int, ...] | None
+    type_keys: frozenset[int] | None
+    others: frozenset[int]
 
-    def holds(self, type_key: int) -> bool:
+    @property
+    def keys(self) -> list[int]:
+        """All that are named one by one."""
+        return sorted(self.others.union(self.type_keys or ()))
+
+    def holds(self, key: int) -> bool:
         """Whether a row is wanted."""
-        if type_key == ANY_TYPE:
-            return self.any_type
-        return self.type_keys is None or type_key in self.type_keys
+        return key in self.others or (_is_type(key) if self.type_keys is None else key in self.type_keys)
 
 
 Found = Mapping[Period, Mapping[int, Row]]
@@ -174,9 +177,14 @@ class Kept:
         """
         arrived = list(rows)  # reading may fail in the middle, and then nothing of it may count as known
         fresh: dict[Period, _Rows] = {}
+        # There may be thousands of keys, and hundreds of periods that know the same ones: these share a set.
+        looked_for = wanted.others.union(wanted.type_keys or ())
+        united_with: dict[frozenset[int], frozenset[int]] = {frozenset(): looked_for}
         for period in read:
             known = self._periods.get((project_key, period)) or _Rows()
-            known.known.update((ANY_TYPE,) if wanted.any_type else (), wanted.type_keys or ())
+            if known.known not in united_with:
+                united_with[known.known] = known.known | looked_for
+            known.known = united_with[known.known]
             known.complete = known.complete or wanted.type_keys is None
             fresh[period] = known
         for grain, number, type_key, events, packed in arrived:
@@ -204,51 +212,48 @@ class Plan:
         query: the question; nothing in it needs raw events.
         zone: the projection's own.
         stored: the first quarter that has rows, and the one behind the last; equal when there are none.
-        type_names: of the project, by key.
+        kinds: of the question.
     """
 
-    def __init__(
-        self, query: ActivityQuery, zone: ZoneInfo, stored: tuple[int, int], type_names: Mapping[int, str]
-    ) -> None:
-        self._query = query
-        self._type_names = type_names
-        self._kinds = [_kinds(selection, query, type_names) for selection in query.selections]
+    def __init__(self, query: ActivityQuery, zone: ZoneInfo, stored: tuple[int, int], kinds: Kinds) -> None:
+        self._part = kinds.part
+        # Where types are not told apart, all of them are one row.
+        every_type = frozenset((ANY_TYPE,)) if query.split is None else None
+        self._keys = [every_type if keys is None else keys for keys in kinds.wanted]
         self._slots = list(_slots(query, zone, stored))
         self.periods: frozenset[Period] = frozenset(
             (piece.grain, piece.period) for _, found in self._slots for piece in found
         )
-        named = [kinds for kinds in self._kinds if kinds != (ANY_TYPE,)]
-        self.wanted = Wanted(
-            any_type=len(named) < len(self._kinds),
-            type_keys=None if None in named else tuple(sorted({key for kinds in named for key in kinds or ()})),
-        )
+        named = frozenset[int]().union(*[keys for keys in self._keys if keys is not None])
+        types = frozenset(filter(_is_type, named))
+        self.wanted = Wanted(type_keys=None if None in self._keys else types, others=named - types)
 
     def tally(self, found: Found, tallying: Tallying) -> None:
         """Count the rows that were found."""
-        for selection, kinds in enumerate(self._kinds):
-            for slot, parts in self._slots:
-                groups: dict[int, list[Group]] = {}
-                for piece in parts:
+        for selection, keys in enumerate(self._keys):
+            for slot, pieces_of_slot in self._slots:
+                groups: dict[str | None, list[Group]] = {}
+                for piece in pieces_of_slot:
                     rows = found[piece.grain, piece.period]
-                    for kind in _real(rows) if kinds is None else kinds:
-                        row = rows.get(kind)
-                        group = None if row is None else row.group(piece.first, piece.last)
+                    for key in _among(rows, keys):
+                        group = rows[key].group(piece.first, piece.last)
                         if group is not None:
-                            groups.setdefault(kind, []).append(group)
-                for kind, same in groups.items():
-                    users, events = united(same)
-                    tallying.add(selection, slot, self._type_names.get(kind, ""), users, events)
+                            groups.setdefault(self._part(key), []).append(group)
+                for part, same in groups.items():
+                    tallying.add(selection, slot, part, *united(same))
 
 
-def _real(rows: Mapping[int, Row]) -> list[int]:
-    return [kind for kind in rows if kind != ANY_TYPE]
+def _is_type(key: int) -> bool:
+    return ANY_TYPE < key < COMBINATIONS_FROM
 
 
-def _kinds(selection: Selection, query: ActivityQuery, type_names: Mapping[int, str]) -> tuple[int, ...] | None:
-    """The types of rows that tell about a selection; None for all real types."""
-    if selection.any_type:
-        return (ANY_TYPE,) if query.split is None else None
-    return selection.admitted(type_names.items())
+def _among(rows: Mapping[int, Row], keys: frozenset[int] | None) -> Iterator[int]:
+    """The keys of those rows that are meant; None means all types."""
+    if keys is None:
+        return filter(_is_type, rows)
+    if len(keys) < len(rows):
+        return filter(rows.__contains__, keys)
+    return filter(keys.__contains__, rows)
 
 
 def _slots(query: ActivityQuery, zone: ZoneInfo, stored: tuple[int, int]) -> Iterable[tuple[int, list[Piece]]]:

@@ -98,7 +98,8 @@ def too_slow(seconds: float) -> StoreError:
         Kind.TIMEOUT,
         "question_too_slow",
         f"the question took longer than {seconds:g} seconds: ask for fewer days, or without conditions on properties, "
-        "which have raw events read; EVENTCORE_STATISTICS_SECONDS allows more",
+        "which have raw events read unless they are dimensions (`eventcore dimensions add`); "
+        "EVENTCORE_STATISTICS_SECONDS allows more",
     )
 
 

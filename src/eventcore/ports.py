@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from eventcore.activity import ActivityQuery, ActivitySnapshot
+from eventcore.dimensions import Dimension
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey
 
@@ -164,11 +165,12 @@ class EventStore(Protocol):
         Changes no answer, only how fast it comes. One process folds at a time.
 
         Args:
-            most_events: about how many events to fold; a store folds whole deltas, and at least one.
+            most_events: about how many events to fold; a store folds whole deltas, and at least one. An event counts
+                once for itself, and once more for each dimension of its project.
 
         Returns:
-            How many events were folded; 0 when none wait, when somebody else is folding, and where nothing is kept to
-            be folded.
+            How many events were folded, counted so; 0 when none wait, when somebody else is folding, and where nothing
+            is kept to be folded.
         """
         ...
 
@@ -205,6 +207,39 @@ class EventStore(Protocol):
         Raises:
             StoreError: kind ``invalid`` when there is no such zone; ``unavailable`` when UTC days cannot be read, which
                 `rebuild` mends, or when the zone was changed by somebody else meanwhile.
+        """
+        ...
+
+    async def dimensions(self, project: str) -> Sequence[Dimension]:
+        """The dimensions declared for a project, by name; see `eventcore.dimensions`."""
+        ...
+
+    def add_dimension(self, project: str, name: str) -> AsyncGenerator[Rebuilt, None]:
+        """Declare a property a dimension and build it from the events, step by step, as `rebuild` does.
+
+        It is declared before the first step: events that come from then on, in whatever process, have it. It is ready
+        behind the last one, and until then questions about it read raw events. Left before, it stays ``building``; the
+        same call goes on, where all that is right already stays as it is. Of one that is ready there is nothing to do.
+
+        Args:
+            project: whose; it need not have any event yet.
+            name: one key of the properties' top level.
+
+        Yields:
+            As `rebuild`.
+
+        Raises:
+            StoreError: kind ``invalid`` when there are too many dimensions, or too many values, which leaves it
+                ``full``; ``data`` for a name that no store holds; ``unavailable`` when it was removed meanwhile, or the
+                projection's zone changed.
+        """
+        ...
+
+    async def remove_dimension(self, project: str, name: str) -> bool:
+        """Forget a dimension and all that was kept of it; questions about it read raw events at once.
+
+        Returns:
+            Whether there was one.
         """
         ...
 

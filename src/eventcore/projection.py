@@ -2,7 +2,7 @@
 
 A store appends what happened as deltas, and now and then *folds* them: takes them away and adds them, in the same
 transaction, to rows of users and counts. A *row* belongs to a project, a grain, a period of that grain, and an event
-type, or any type:
+type, or any type, or a combination (see `eventcore.dimensions`):
 
 * `QUARTERS`: a UTC day, its 15-minute quarters packed together: for every time zone;
 * `DAY` and `MONTH`: a local day and month of the projection's own zone, united: for the zone that is asked for most.
@@ -32,6 +32,9 @@ NEXT: Final = 2
 """Added to `DAY` and `MONTH`: rows of the zone that the projection is going over to. Folds keep them, nobody asks."""
 ANY_TYPE: Final = -1
 """Stands for the type in rows that unite all types; real type keys are 0 and more."""
+COMBINATIONS_FROM: Final = 1_048_576
+"""From here on a key is not that of a type but that of a combination. An event of a type is counted there already, so
+these are never united with rows of types. SQL has the same number, spelled out."""
 
 QUARTERS_A_DAY: Final = 96
 FIRST_MONTH: Final = 2 * 12
@@ -61,12 +64,17 @@ class Key(NamedTuple):
     Attributes:
         grain: `QUARTERS`, `DAY` or `MONTH`, the last two perhaps with `NEXT`.
         period: days since 1970-01-01, of UTC or local; of a month, twelve times the year, and 0 for January.
-        type_key: of the event type, or `ANY_TYPE`.
+        type_key: of the event type, or `ANY_TYPE`, or of a combination.
     """
 
     grain: int
     period: int
     type_key: int
+
+
+def holders(type_key: int) -> tuple[int, ...]:
+    """Which rows of a period hold a fact of this type or combination."""
+    return (type_key, ANY_TYPE) if type_key < COMBINATIONS_FROM else (type_key,)
 
 
 class Piece(NamedTuple):
@@ -184,10 +192,11 @@ class Fold:
         for quarter, found in by_quarter.items():
             day, quarter_of_day = divmod(quarter, QUARTERS_A_DAY)
             # Kept as lists: one bitmap of many users is made much faster than many bitmaps of few and their union.
-            anyone = list(chain.from_iterable([users for _, users in found]))
+            anyone = list(chain.from_iterable([users for type_key, users in found if type_key < COMBINATIONS_FROM]))
             for grain, period in ((QUARTERS, day), *self._places_of(quarter)):
                 part = quarter_of_day if grain == QUARTERS else 0
-                changes[grain, period, ANY_TYPE].add(part, anyone)
+                if anyone:
+                    changes[grain, period, ANY_TYPE].add(part, anyone)
                 for type_key, users in found:
                     changes[grain, period, type_key].add(part, users)
         return {Key(*place): change for place, change in changes.items()}
@@ -284,7 +293,7 @@ class Checked:
         self._found[key] = Group(whole.users, events)
         if key.type_key == ANY_TYPE:
             return
-        for type_key in (key.type_key, ANY_TYPE):
+        for type_key in holders(key.type_key):
             self._expect(key._replace(type_key=type_key), whole)
         by_place: defaultdict[tuple[int, int], list[Group]] = defaultdict(list)
         for quarter, group in quarters.items():
@@ -292,7 +301,7 @@ class Checked:
                 by_place[place].append(group)
         for place, groups in by_place.items():
             part = united(groups)
-            for type_key in (key.type_key, ANY_TYPE):
+            for type_key in holders(key.type_key):
                 self._expect(Key(*place, type_key), part)
 
     def _expect(self, key: Key, group: Group) -> None:
@@ -306,6 +315,8 @@ class Checked:
             if key in self._found and expected == self._found[key]:
                 continue
             kind = "all types" if key.type_key == ANY_TYPE else f"type key {key.type_key}"
+            if key.type_key >= COMBINATIONS_FROM:
+                kind = f"combination {key.type_key}"
             place = (f"the UTC day {key.period}", f"the local day {key.period}", f"the local month {key.period}")
             what = "is damaged" if key in self._damaged else "is not what its parts make it"
             yield f"the projection's row for {place[key.grain]} (since 1970) and {kind} {what}"

@@ -19,6 +19,7 @@ from eventcore.calendar import EPOCH, QUARTER_US, UnknownZone, find_zone, local_
 from eventcore.errors import Kind, StoreError
 from eventcore.projection import (
     ANY_TYPE,
+    COMBINATIONS_FROM,
     DAY,
     FIRST_MONTH,
     LAST_MONTH,
@@ -28,6 +29,7 @@ from eventcore.projection import (
     BrokenRow,
     Group,
     Key,
+    holders,
     pack_quarters,
     places_of,
     united,
@@ -89,7 +91,7 @@ class DayFacts:
     @property
     def events(self) -> int:
         """How many events there are, those that wait included."""
-        return sum([len(users) for users in self._users.values()])
+        return sum([len(users) for (_, key), users in self._users.items() if key < COMBINATIONS_FROM])
 
     def leave_out(self, quarter: int, type_key: int, users: Iterable[int]) -> None:
         """The same of a delta: they are among the events, and will be folded."""
@@ -113,7 +115,8 @@ class DayFacts:
             if users:
                 group = Group(BitMap(users), len(users))
                 of_types[type_key][quarter] = group
-                of_all[quarter].append(group)
+                if type_key < COMBINATIONS_FROM:
+                    of_all[quarter].append(group)
         if of_all:
             of_types[ANY_TYPE] = {quarter: united(groups) for quarter, groups in of_all.items()}
         return {Key(QUARTERS, self.day, type_key): content for type_key, content in of_types.items()}
@@ -162,7 +165,7 @@ class MonthParts:
                 by_place[place].append(group)
         for (grain, period), groups in by_place.items():
             part = united(groups)
-            for kind in (type_key, ANY_TYPE):
+            for kind in holders(type_key):
                 self._parts[Key(grain + self._shift, period, kind)].append(part)
 
     def _places_of(self, quarter: int) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import datetime
 from itertools import count
 from json import dumps, loads
@@ -29,6 +30,7 @@ from entrypoints.container import open_eventcore
 from entrypoints.http.app import create_app
 from entrypoints.settings import Settings
 from eventcore.contract import StoreBackend
+from eventcore.errors import StoreError
 from eventcore.limits import Limits
 from eventcore.registry import STORES
 from eventcore.service import Eventcore
@@ -36,7 +38,19 @@ from tests.contract.backends import rows
 from tests.oracles.answering import answer
 from tests.parity.example import A_NIGHT_IN_PIECES, EVENTS, NOW, QUESTIONS, as_json
 from tests.parity.questions import Question, questions
-from tests.parity.worlds import DAY_US, EPOCH, MICROSECOND, Event, Fold, Step, World, as_body, as_mapping, worlds
+from tests.parity.worlds import (
+    DAY_US,
+    EPOCH,
+    MICROSECOND,
+    Declare,
+    Event,
+    Fold,
+    Step,
+    World,
+    as_body,
+    as_mapping,
+    worlds,
+)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = int(os.environ.get("EVENTCORE_TEST_PARITY", "0"))
@@ -102,8 +116,19 @@ class Running:
         for happening in step.then:
             if isinstance(happening, Fold):
                 await self.core.store.fold(happening.most_events)
+            elif isinstance(happening, Declare):
+                await self._declare(project, happening.name)
             else:
                 await self.reopen()
+
+    async def _declare(self, project: str, name: str) -> None:
+        try:
+            async with aclosing(self.core.store.add_dimension(project, name)) as steps:
+                async for _ in steps:
+                    pass
+        except StoreError as error:
+            if error.code != "dimension_full":  # it has a value that is too long
+                raise
 
     def a_project(self) -> str:
         return f"parity-{next(self._numbers)}"

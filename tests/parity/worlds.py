@@ -173,12 +173,22 @@ class Reopen:
 
 
 @dataclass(frozen=True, slots=True)
+class Declare:
+    """A property becomes a dimension, if it is none."""
+
+    name: str
+
+
+Happening = Fold | Reopen | Declare
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A batch, and what happens to the store after it."""
 
     route: Route
     events: list[Event]
-    then: tuple[Fold | Reopen, ...]
+    then: tuple[Happening, ...]
 
     @property
     def sent(self) -> list[Event]:
@@ -253,13 +263,14 @@ class _Arrival:
     content: tuple[str, str, int, str, int]
     repeats: Literal["nothing", "all", "all but the case", "the id"]
     earlier: int
-    ends: tuple[Route, tuple[Fold | Reopen, ...]] | None
+    ends: tuple[Route, tuple[Happening, ...]] | None
 
 
 _ALL = 1_000_000
-_HAPPENINGS: tuple[tuple[Fold | Reopen, ...], ...] = (
+_HAPPENINGS: tuple[tuple[Happening, ...], ...] = (
     *((), (Fold(_ALL),), (Fold(5),), (Fold(1),), (Reopen(),)),
     *((Fold(_ALL), Reopen()), (Fold(3), Fold(_ALL)), (Reopen(), Fold(_ALL)), (Fold(2), Reopen())),
+    *((Declare("p"),), (Fold(2), Declare("p")), (Declare("p"), Fold(_ALL))),
 )
 _ROUTES: tuple[Route, ...] = ("mappings", "objects", "body")
 _ENDS = (*(None,) * 90, *((route, then) for then in _HAPPENINGS for route in _ROUTES))

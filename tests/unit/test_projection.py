@@ -13,6 +13,7 @@ from eventcore.activity import ActivityQuery, Tallying
 from eventcore.bitmaps import Kept, Plan, stored_quarters
 from eventcore.calendar import QUARTER_US, day_spans, find_zone, on_quarters
 from eventcore.conditions import Selection, equals
+from eventcore.dimensions import Kinds
 from eventcore.projection import (
     ANY_TYPE,
     DAY,
@@ -88,7 +89,8 @@ class Table:
 
     def answer(self, query: ActivityQuery):
         days = [key.period for key in self.rows if key.grain == QUARTERS]
-        plan = Plan(query, self.zone, stored_quarters(min(days, default=None), max(days, default=None)), NAMES)
+        stored = stored_quarters(min(days, default=None), max(days, default=None))
+        plan = Plan(query, self.zone, stored, Kinds(query, NAMES, {}))
         missing = self.kept.missing(1, plan.periods, plan.wanted)
         read = [
             (*key, *row) for key, row in self.rows.items() if key[:2] in missing and plan.wanted.holds(key.type_key)
@@ -230,7 +232,7 @@ def test_a_read_that_fails_in_the_middle_is_read_again() -> None:
         yield (DAY, 0, ANY_TYPE, *table.rows[Key(DAY, 0, ANY_TYPE)])
         raise ZeroDivisionError
 
-    plan = Plan(query, table.zone, stored_quarters(0, 4), NAMES)
+    plan = Plan(query, table.zone, stored_quarters(0, 4), Kinds(query, NAMES, {}))
     missing = table.kept.missing(1, plan.periods, plan.wanted)
     with pytest.raises(ZeroDivisionError):
         table.kept.take(1, plan.periods, plan.wanted, missing, broken())

@@ -216,7 +216,7 @@ async def test_a_question_about_properties_is_given_up_in_time(store: EventStore
 LARGE = ("events", "event_ledger", "users", "activity_delta", "conflicts", "dead_events", "chunks")
 FOR_ALL = (
     *("check_", "counts", "make_facts", "insert_fact", "make_counted", "insert_counted", "waiting_events"),
-    *("make_gathered", "gather"),
+    *("make_gathered", "gather", "make_happened", "insert_happened"),
 )
 """Statements that compare or count everything there is; what waits to be folded is kept small by the folds."""
 

@@ -5,7 +5,7 @@ those that won get users, rows and activity. Every transaction takes the tables 
 sorted, so that two of them may wait for each other but never in a circle:
 
     chunks → projects that are new → dead_events → event_ledger → imports → keys, a project's at a time → events,
-    activity → conflicts → books → epoch
+    activity → conflicts → books → epoch, dimensions
 
 The books come so late, because from there on every other transaction of the project waits. Not here: grouping,
 retrying, and what happens when it fails (`writer`).
@@ -24,6 +24,7 @@ import msgspec
 from adapters.postgres import access
 from adapters.postgres.burying import bury, dig_up
 from adapters.postgres.connections import Session
+from adapters.postgres.dimensions import Combining, Declaration, declare, remove
 from adapters.postgres.keys import ANYWHERE, Known, KnownKeys
 from adapters.postgres.rows import ID_BYTES, PROJECT_BYTES, Listed, look_up, name_of, pack, read_events
 from eventcore.booking import COLUMNS, entry, replay_entry
@@ -48,6 +49,10 @@ _EVENT_COLUMNS = (
 )
 _LATEST_US = to_instant(datetime.max.replace(tzinfo=UTC))
 _DELTA_COLUMNS = ("project_key", "quarter", "type_key", "users")
+
+
+_Combined = tuple[Sequence[int], Sequence[int]]
+"""Positions of events, and for each the key of one of its combinations."""
 
 
 class _Part(NamedTuple):
@@ -93,13 +98,15 @@ class Appending:
         session: the writer's, in a transaction.
         known: what is remembered of this store; told what is new only by `committed`.
         partition_us: the width of the hypertable's chunks, None where events is a plain table.
+        dimensions_mark: of the list of dimensions.
     """
 
-    def __init__(self, session: Session, known: Known, partition_us: int | None) -> None:
+    def __init__(self, session: Session, known: Known, partition_us: int | None, dimensions_mark: str | None) -> None:
         self._session = session
         self._known = known
         self._partition_us = partition_us
-        self._new: list[tuple[KnownKeys, int, Mapping[str, int]]] = []
+        self._new: list[tuple[KnownKeys[Any], int, Mapping[Any, int]]] = []
+        self._combining = Combining(session, known, dimensions_mark)
 
     def committed(self) -> None:
         """What was read and written is durable."""
@@ -128,6 +135,7 @@ class Appending:
                     for chunk, receipt, again in zip(part.chunks, own, dead_again, strict=True)
                 ],
             )
+            await self._combining.tell_full()
             for position, receipt in zip(positions, own, strict=True):
                 receipts[position] = receipt
         return receipts
@@ -143,6 +151,7 @@ class Appending:
             part,
             [replay_entry(len(chunk.events), receipt) for chunk, receipt in zip(part.chunks, receipts, strict=True)],
         )
+        await self._combining.tell_full()
         duplicates = sum(len(receipt.duplicates) for receipt in receipts)
         conflicts = sum(len(receipt.conflicts) for receipt in receipts)
         return Replay(stored=len(letters) - duplicates - conflicts, duplicates=duplicates, conflicts=conflicts)
@@ -177,6 +186,14 @@ class Appending:
             finished_at=record.finished_us,
             outcome=None if record.outcome is None else msgspec.json.encode(record.outcome).decode(),
         )
+
+    async def declare(self, project: str, name: str) -> Declaration:
+        """Declare a dimension, unless it is there; in a transaction that has begun so."""
+        return await declare(self._session, (await self._project_keys([project]))[0], name)
+
+    async def remove(self, project: str, name: str) -> bool:
+        """Remove a dimension; in a transaction that has begun so."""
+        return await remove(self._session, project, name)
 
     async def put_key(self, key: ApiKey) -> None:
         """Keep an API key, or end it."""
@@ -344,7 +361,7 @@ class Appending:
             return
         owners = list(compress(part.owners, won))
         instants = list(compress(part.instants, won))
-        users, types = await self._keys_of(owners, events)
+        users, types, combined = await self._keys_of(owners, events)
         await self._session.copy(
             "events",
             _EVENT_COLUMNS,
@@ -360,37 +377,48 @@ class Appending:
                 strict=True,
             ),
         )
-        await self._session.copy("activity_delta", _DELTA_COLUMNS, _facts(owners, instants, types, users))
+        facts = _facts(owners, instants, types, users)
+        for positions, keys in combined:
+            facts += _facts(
+                [owners[position] for position in positions],
+                [instants[position] for position in positions],
+                keys,
+                [users[position] for position in positions],
+            )
+        await self._session.copy("activity_delta", _DELTA_COLUMNS, facts)
 
-    async def _keys_of(self, owners: Sequence[int], events: Sequence[Event]) -> tuple[Sequence[int], Sequence[int]]:
-        """For each event the keys of its user and its type."""
-        user_ids = [event.user_id for event in events]
-        type_names = [event.event_type for event in events]
+    async def _keys_of(
+        self, owners: Sequence[int], events: Sequence[Event]
+    ) -> tuple[Sequence[int], Sequence[int], list[_Combined]]:
+        """For each event the keys of its user and its type; and those of its combinations."""
         projects = sorted(set(owners))
         if len(projects) == 1:
-            return await self._keys_in(projects[0], user_ids, type_names)
+            users, types, columns = await self._keys_in(projects[0], events)
+            return users, types, [(range(len(events)), keys) for keys in columns]
         positions: defaultdict[int, list[int]] = defaultdict(list)
         for position, owner in enumerate(owners):
             positions[owner].append(position)
         users = [0] * len(events)
         types = [0] * len(events)
+        combined: list[_Combined] = []
         for project_key in projects:
             own = positions[project_key]
-            found = await self._keys_in(
-                project_key, [user_ids[position] for position in own], [type_names[position] for position in own]
-            )
+            *found, columns = await self._keys_in(project_key, [events[position] for position in own])
             for position, user, kind in zip(own, *found, strict=True):
                 users[position] = user
                 types[position] = kind
-        return users, types
+            combined += [(own, keys) for keys in columns]
+        return users, types, combined
 
     async def _keys_in(
-        self, project_key: int, user_ids: Sequence[str], type_names: Sequence[str]
-    ) -> tuple[Sequence[int], Sequence[int]]:
-        """The same in one project; users and types that are new get keys.
+        self, project_key: int, events: Sequence[Event]
+    ) -> tuple[Sequence[int], Sequence[int], list[Sequence[int]]]:
+        """The same in one project, with a column of keys for each of its dimensions; what is new gets keys.
 
         Only what nobody has a key for gets one, and only the holder of the project's lock can know that.
         """
+        user_ids = [event.user_id for event in events]
+        type_names = [event.event_type for event in events]
         users = self._known.users.find(project_key, user_ids)
         types = self._known.types.find(project_key, type_names)
         missing = {"users": _missing(user_ids, users), "types": _missing(type_names, types)}
@@ -412,7 +440,12 @@ class Appending:
             (self._known.users, project_key, found["users"]),
             (self._known.types, project_key, found["types"]),
         ]
-        return _filled(user_ids, users, found["users"]), _filled(type_names, types, found["types"])
+        type_keys = _filled(type_names, types, found["types"])
+        columns = await self._combining.keys(project_key, type_keys, events, self._learn)
+        return _filled(user_ids, users, found["users"]), type_keys, columns
+
+    def _learn(self, known: KnownKeys[Any], scope: int, keys: Mapping[Any, int]) -> None:
+        self._new.append((known, scope, keys))
 
     async def _keep_conflicts(self, part: _Part, receipts: Sequence[Receipt]) -> None:
         losers: dict[bytes, tuple[int, Event, Chunk]] = {}

@@ -15,10 +15,15 @@ from typing import Any, NamedTuple
 from pyroaring import BitMap
 
 from adapters.postgres.connections import Session
+from adapters.postgres.dimensions import combinations_of, ready
+from adapters.postgres.keys import Declared
 from adapters.postgres.rows import unpack
 from eventcore.calendar import EPOCH, QUARTER_US, find_zone
+from eventcore.conditions import properties_reader
+from eventcore.dimensions import canonical
 from eventcore.projection import (
     ANY_TYPE,
+    COMBINATIONS_FROM,
     DAY,
     MONTH,
     QUARTERS,
@@ -26,6 +31,7 @@ from eventcore.projection import (
     BrokenRow,
     Group,
     Key,
+    holders,
     places_of,
     united,
     unpack_quarters,
@@ -34,6 +40,10 @@ from eventcore.projection import (
 
 _ROWS_AT_ONCE = 500
 _END = sys.maxsize
+_LAST_DAYS = date.max.toordinal() - EPOCH.toordinal()
+_NO_COMBINATION = COMBINATIONS_FROM - 1
+"""In place of the key, for a value that has none."""
+
 _NO_GROUP = Group(BitMap(), 0)
 
 
@@ -107,6 +117,7 @@ async def disagreements(session: Session, project_keys: Sequence[int], since_us:
         project_keys: of which projects.
         since_us: events before it may be gone; at a quarter of an hour.
     """
+    dimensions = {project_key: await _read_dimensions(session, project_key) for project_key in project_keys}
     comparison = _Comparison((await session.first("setting", key="projection_zone"))[0], since_us // QUARTER_US)
     happened = session.scan("happened", rows=_ROWS_AT_ONCE, project_keys=project_keys, since=since_us)
     waiting = session.scan("waiting", rows=_ROWS_AT_ONCE, project_keys=project_keys)
@@ -118,20 +129,75 @@ async def disagreements(session: Session, project_keys: Sequence[int], since_us:
     place = await _first_place(streams)
     while place is not None:
         rows = [await stream.up_to(place) for stream in streams]
-        for difference in await asyncio.to_thread(comparison.compare_day, place, *rows):
+        known = dimensions[place.project_key]
+        values = await _read_values(session, place, known)
+        for difference in await asyncio.to_thread(comparison.compare_day, place, rows, values, known):
             yield difference
         following = await _first_place(streams)
         is_last = following is None or following.project_key != place.project_key
         # A local day may reach into the UTC days beside it.
         final = place._replace(period=_END if is_last else place.period - 1)
-        stored = {DAY: await days.up_to(final), MONTH: await months.up_to(_before_month_of(final))}
+        stored = {
+            grain: [row for row in await stream.up_to(last) if _Row(*row).type_key not in known.parts]
+            for grain, stream, last in ((DAY, days, final), (MONTH, months, _before_month_of(final)))
+        }
         for difference in await asyncio.to_thread(comparison.compare_periods, final, stored):
             yield difference
         place = following
     everything = _Place(_END, _END)
     for grain, stream in ((DAY, days), (MONTH, months)):
-        for row in await stream.up_to(everything):
-            yield _surplus(grain, _Row(*row))
+        for row in map(_Row._make, await stream.up_to(everything)):
+            if row.project_key not in dimensions or row.type_key not in dimensions[row.project_key].parts:
+                yield _surplus(grain, row)
+
+
+class _Dimensions(NamedTuple):
+    """What there is of a project's.
+
+    Attributes:
+        declared: those whose facts are all there.
+        keys: for each of them the keys of its combinations, by type and value.
+        whole: all these keys.
+        parts: keys of others, of which only a part is there, or something left of it.
+    """
+
+    declared: Sequence[Declared]
+    keys: Sequence[Mapping[tuple[int, str | None], int]]
+    whole: frozenset[int]
+    parts: frozenset[int]
+
+
+async def _read_dimensions(session: Session, project_key: int) -> _Dimensions:
+    declared = list((await ready(session, project_key)).values())
+    keys: list[Mapping[tuple[int, str | None], int]] = [
+        {(one.type_key, one.value): one.key for one in await combinations_of(session, dimension)}
+        for dimension in declared
+    ]
+    whole = frozenset([key for found in keys for key in found.values()])
+    known = [key for (key,) in await session.rows("combination_keys", project_key=project_key)]
+    return _Dimensions(declared, keys, whole, frozenset(known) - whole)
+
+
+async def _read_values(session: Session, day: _Place, dimensions: _Dimensions) -> Mapping[tuple[int, int], list[int]]:
+    """The users of the facts that the events of a UTC day make for dimensions, by quarter and combination."""
+    users: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    if dimensions.declared and 0 <= day.period < _LAST_DAYS:
+        read = properties_reader([dimension.name for dimension in dimensions.declared])
+        first = day.period * QUARTERS_A_DAY
+        async for rows in session.scan(
+            "values_of_day",
+            rows=_ROWS_AT_ONCE,
+            project_key=day.project_key,
+            start=first * QUARTER_US,
+            end=(first + QUARTERS_A_DAY) * QUARTER_US,
+            first=first,
+            after=first + QUARTERS_A_DAY,
+        ):
+            for quarter, type_key, packed, properties in rows:
+                if properties is not None:
+                    for keys, raw in zip(dimensions.keys, read(properties), strict=True):
+                        users[quarter, keys.get((type_key, canonical(raw)), _NO_COMBINATION)].extend(unpack(packed))
+    return users
 
 
 async def _first_place(streams: Sequence[_Stream]) -> _Place | None:
@@ -165,15 +231,30 @@ class _Comparison:
         self._expected: defaultdict[tuple[int, Key], list[Group]] = defaultdict(list)
 
     def compare_day(
-        self, place: _Place, happened: Sequence[Any], waiting: Sequence[Any], folded: Sequence[Any]
+        self,
+        place: _Place,
+        rows: Sequence[Sequence[Any]],
+        values: Mapping[tuple[int, int], list[int]],
+        dimensions: _Dimensions,
     ) -> list[Difference]:
-        """Compare the events of a UTC day with its activity, and this with its rows of all types."""
+        """Compare the events of a UTC day with its activity, and this with its rows of all types.
+
+        Args:
+            place: project and day.
+            rows: what happened, what waits and what is folded.
+            values: what happened to dimensions.
+            dimensions: of the project.
+        """
+        happened, waiting, folded = rows
         found: list[Difference] = []
         stored = {(quarter, kind): _group(users) for _, quarter, kind, users in happened}
+        stored |= {at: Group(BitMap(users), len(users)) for at, users in values.items()}
         told: defaultdict[tuple[int, int], list[Group]] = defaultdict(list)
         of_all: defaultdict[int, list[Group]] = defaultdict(list)
         any_type: Mapping[int, Group] = {}
         for row in (_Row(*columns) for columns in folded):
+            if row.type_key in dimensions.parts:
+                continue
             try:
                 quarters = unpack_quarters(row.users)
             except BrokenRow:
@@ -187,17 +268,20 @@ class _Comparison:
             for number, group in quarters.items():
                 quarter = place.period * QUARTERS_A_DAY + number
                 told[quarter, row.type_key].append(group)
-                of_all[number].append(group)
+                if row.type_key < COMBINATIONS_FROM:
+                    of_all[number].append(group)
                 self._expect(place.project_key, quarter, row.type_key, group)
         if any_type != {number: united(groups) for number, groups in of_all.items()}:
             found.append(_wrong(QUARTERS, place.project_key, Key(QUARTERS, place.period, ANY_TYPE)))
         for _, quarter, kind, users in waiting:
+            if kind >= COMBINATIONS_FROM and kind not in dimensions.whole:
+                continue
             told[quarter, kind].append(_group(users))
         return [*found, *self._compare(place, stored, {at: united(groups) for at, groups in told.items()})]
 
     def _expect(self, project_key: int, quarter: int, type_key: int, group: Group) -> None:
         for grain, period in places_of(quarter, self._zone):
-            for kind in (type_key, ANY_TYPE):
+            for kind in holders(type_key):
                 self._expected[project_key, Key(grain, period, kind)].append(group)
 
     def _compare(
@@ -212,7 +296,7 @@ class _Comparison:
             yield Difference(
                 place.project_key,
                 "activity",
-                f"{day}, type {kind}: in the quarter of an hour {first} there are {one.events} events of "
+                f"{day}, {_kind(kind)}: in the quarter of an hour {first} there are {one.events} events of "
                 f"{len(one.users)} users, activity says {other.events} of {len(other.users)}"
                 + (" others" if (one.events, len(one.users)) == (other.events, len(other.users)) else "")
                 + (f"; so with {more} more quarters" if more else ""),
@@ -268,5 +352,10 @@ def _unreadable(grain: int, row: _Row) -> Difference:
 
 
 def _named(grain: int, key: Key) -> str:
-    kind = "all types" if key.type_key == ANY_TYPE else f"type {key.type_key}"
-    return f"the row of {('quarters of UTC day', 'day', 'month')[grain]} {key.period} and {kind}"
+    return f"the row of {('quarters of UTC day', 'day', 'month')[grain]} {key.period} and {_kind(key.type_key)}"
+
+
+def _kind(type_key: int) -> str:
+    if type_key == ANY_TYPE:
+        return "all types"
+    return f"type {type_key}" if type_key < _NO_COMBINATION else f"combination {type_key}"

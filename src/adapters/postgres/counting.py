@@ -16,14 +16,27 @@ import msgspec
 from pyroaring import BitMap
 
 from adapters.postgres.connections import SNAPSHOT, Session
+from adapters.postgres.dimensions import combinations_of, ready
+from adapters.postgres.keys import Declared
 from adapters.postgres.remembering import Changed, Memory, Recall, Version
 from adapters.postgres.rows import unpack
-from eventcore.activity import BEFORE, ActivityQuery, ActivitySnapshot, Matching, Tallying, needs_events
+from eventcore.activity import (
+    BEFORE,
+    ActivityQuery,
+    ActivitySnapshot,
+    Matching,
+    Tallying,
+    looks_at_properties,
+    needs_events,
+    property_fields,
+    reads_events,
+)
 from eventcore.bitmaps import Period, Plan, stored_quarters
 from eventcore.breakdown import broken_down, ranked, ranking
-from eventcore.calendar import QUARTER_US, Interval, find_zone
+from eventcore.calendar import QUARTER_US, Interval, find_zone, on_quarters
 from eventcore.conditions import Condition, Selection, needles
-from eventcore.projection import ANY_TYPE
+from eventcore.dimensions import Kinds
+from eventcore.projection import COMBINATIONS_FROM
 
 EARLIEST_US = -62_135_596_800_000_000
 """The year 1, long before anything can have happened; at a quarter of an hour."""
@@ -65,10 +78,13 @@ async def read_activity(session: Session, query: ActivityQuery, memory: Memory, 
 async def _tally(session: Session, query: ActivityQuery, memory: Memory, as_of_us: int | None) -> ActivitySnapshot:
     tallying = Tallying(query)
     head = await session.first("question", project=query.project)
+    dimensions: Mapping[str, Declared] = {}
+    if head is not None and looks_at_properties(query):
+        dimensions = await ready(session, head["project_key"])
     if head is not None and tallying.bounds_us != (0, 0):
         names = await _read_names(session, query, head["project_key"])
-        await _Counting(session, query, tallying, head, names, memory).count()
-    return tallying.snapshot("events" if needs_events(query) else "activity", as_of_us)
+        await _Counting(session, query, tallying, head, names, dimensions, memory).count()
+    return tallying.snapshot("events" if needs_events(query, dimensions) else "activity", as_of_us)
 
 
 async def _read_names(session: Session, query: ActivityQuery, project_key: int) -> dict[int, str]:
@@ -96,6 +112,7 @@ class _Counting:
         tallying: takes the facts.
         head: what `question` told.
         names: by their keys, of the types that the question tells apart.
+        dimensions: of the project, that answer questions.
         memory: of the store.
     """
 
@@ -106,6 +123,7 @@ class _Counting:
         tallying: Tallying,
         head: Any,
         names: Mapping[int, str],
+        dimensions: Mapping[str, Declared],
         memory: Memory,
     ) -> None:
         self._session = session
@@ -114,21 +132,37 @@ class _Counting:
         self._head = head
         self._project_key: int = head["project_key"]
         self._names = names
+        self._dimensions = dimensions
         self._memory = memory
 
     async def count(self) -> None:
-        selections = list(enumerate(self._query.selections))
-        split_by_property = self._query.split not in (None, "event_type")
-        plain = [] if split_by_property else [one for one in selections if not one[1].properties]
-        if plain:
-            kinds = {index: self._kinds(selection) for index, selection in plain}
+        query = self._query
+        # Ends of slots within a quarter of an hour are in no row, and in the events their values are to be looked at.
+        dimensions = self._dimensions if all(map(on_quarters, query.slots)) else {}
+        scanned = [one for one in enumerate(query.selections) if reads_events(query, one[1], dimensions)]
+        if len(scanned) < len(query.selections):
+            left_out = {index for index, _ in scanned}
+            precomputed = msgspec.structs.replace(
+                query,
+                selections=tuple(
+                    _NO_EVENTS if index in left_out else selection for index, selection in enumerate(query.selections)
+                ),
+            )
+            kinds = await self._read_kinds(precomputed)
             quarters, ends = _take_apart(self._intervals())
-            await self._recall(quarters)
+            await self._recall(precomputed, quarters, kinds)
             await self._tally("tally_activity", quarters, kinds)
             await self._tally("tally_events", ends, kinds)
-        by_property = [one for one in selections if split_by_property or one[1].properties]
-        if by_property:
-            await self._scan(by_property)
+        if scanned:
+            await self._scan(scanned)
+
+    async def _read_kinds(self, query: ActivityQuery) -> Kinds:
+        fields = frozenset[str]().union(*[property_fields(query, selection) for selection in query.selections])
+        combinations = {
+            field: await combinations_of(self._session, self._dimensions[field])
+            for field in sorted(fields.intersection(self._dimensions))
+        }
+        return Kinds(query, self._names, combinations)
 
     def _intervals(self) -> Iterator[_Piece]:
         if self._query.history:
@@ -142,14 +176,14 @@ class _Counting:
             return None
         return frozenset(key for key, name in self._names.items() if selection.admits(name))
 
-    async def _recall(self, quarters: Sequence[_Piece]) -> None:
+    async def _recall(self, query: ActivityQuery, quarters: Sequence[_Piece], kinds: Kinds) -> None:
         """Count what is folded."""
         head = self._head
         if not quarters or head["first_day"] is None:
             return
         version = Version(head["epoch"], head["fold"] or 0, head["mark"] or b"")
         folds = await self._read_folds(version)
-        recall = await asyncio.to_thread(self._plan, quarters, version, folds)
+        recall = await asyncio.to_thread(self._plan, query, quarters, kinds, version, folds)
         # In a thread, because there may be millions of users. Once when all is remembered, as a rule.
         while lacking := await asyncio.to_thread(self._memory.tally, recall, self._tallying):
             recall.take(lacking, await self._read_rows(lacking, recall.plan))
@@ -165,34 +199,36 @@ class _Counting:
         except msgspec.DecodeError:  # then nothing remembered is of use
             return []
 
-    def _plan(self, quarters: Sequence[_Piece], version: Version, folds: Sequence[Changed]) -> Recall:
+    def _plan(
+        self,
+        query: ActivityQuery,
+        quarters: Sequence[_Piece],
+        kinds: Kinds,
+        version: Version,
+        folds: Sequence[Changed],
+    ) -> Recall:
         plan = Plan(
-            _on_quarters(self._query, quarters),
+            _on_quarters(query, quarters),
             find_zone(self._head["zone"]),
             stored_quarters(self._head["first_day"], self._head["last_day"]),
-            self._names,
+            kinds,
         )
         return Recall(self._project_key, version, folds, plan)
 
     async def _read_rows(self, periods: Sequence[Period], plan: Plan) -> Sequence[Any]:
-        any_type, type_keys = plan.wanted
-        where = {
-            "project_key": self._project_key,
-            "grains": [grain for grain, _ in periods],
-            "periods": [period for _, period in periods],
-        }
-        if type_keys is None:
-            return await self._session.rows(
-                "read_rows_of_all_types", **where, first_type=ANY_TYPE if any_type else ANY_TYPE + 1
-            )
-        wanted = [*([ANY_TYPE] if any_type else ()), *type_keys]
-        return await self._session.rows("read_rows", **where, type_keys=wanted)
+        statement = "read_rows" if plan.wanted.type_keys is not None else "read_rows_of_all_types"
+        return await self._session.rows(
+            statement,
+            project_key=self._project_key,
+            grains=[grain for grain, _ in periods],
+            periods=[period for _, period in periods],
+            type_keys=plan.wanted.keys,
+        )
 
-    async def _tally(
-        self, statement: str, pieces: Sequence[_Piece], kinds: Mapping[int, frozenset[int] | None]
-    ) -> None:
-        type_keys = _all_of(kinds.values())
-        if not pieces or type_keys == []:
+    async def _tally(self, statement: str, pieces: Sequence[_Piece], kinds: Kinds) -> None:
+        named = frozenset[int]().union(*[wanted for wanted in kinds.wanted if wanted is not None])
+        all_types = None in kinds.wanted
+        if not pieces or not (all_types or named):
             return
         bounds, slots = _bounds(pieces)
         rows = await self._session.rows(
@@ -200,26 +236,21 @@ class _Counting:
             project_key=self._project_key,
             bounds=bounds,
             wanted=[slot is not None for slot in slots],
-            type_keys=type_keys,
-            told=self._query.split is not None or any(kind is not None for kind in kinds.values()),
+            all_types=all_types,
+            type_keys=sorted(named),
+            told=self._query.split is not None or any(wanted is not None for wanted in kinds.wanted),
         )
         # In a thread, because there may be millions of keys.
         await asyncio.to_thread(self._add, rows, slots, kinds)
 
-    def _add(
-        self,
-        rows: Iterable[tuple[int, int, bytes]],
-        slots: Sequence[int | None],
-        kinds: Mapping[int, frozenset[int] | None],
-    ) -> None:
+    def _add(self, rows: Iterable[tuple[int, int, bytes]], slots: Sequence[int | None], kinds: Kinds) -> None:
         for piece, type_key, packed in rows:
             slot = slots[piece - 1]
-            name = self._names.get(type_key, "")
             keys = unpack(packed)
             users = BitMap(keys)
-            for index, wanted in kinds.items():
-                if slot is not None and (wanted is None or type_key in wanted):
-                    self._tallying.add(index, slot, name, users, len(keys))
+            for index, wanted in enumerate(kinds.wanted):
+                if slot is not None and (type_key < COMBINATIONS_FROM if wanted is None else type_key in wanted):
+                    self._tallying.add(index, slot, kinds.part(type_key), users, len(keys))
 
     async def _scan(self, selections: Sequence[tuple[int, Selection]]) -> None:
         type_keys = _all_of(self._kinds(selection) for _, selection in selections)
@@ -265,8 +296,7 @@ def _all_of(kinds: Iterable[frozenset[int] | None]) -> list[int] | None:
 def _on_quarters(query: ActivityQuery, quarters: Iterable[_Piece]) -> ActivityQuery:
     """The part of a question that quarters answer.
 
-    Selections that need events select nothing. A last slot marks where history ends: it may be within the quarter in
-    which the first slot begins, and holds none.
+    A last slot marks where history ends: it may be within the quarter in which the first slot begins, and holds none.
     """
     slots: list[list[Interval]] = [[] for _ in query.slots]
     history_end: list[Interval] = []
@@ -275,11 +305,7 @@ def _on_quarters(query: ActivityQuery, quarters: Iterable[_Piece]) -> ActivityQu
             history_end.append((end * QUARTER_US, end * QUARTER_US + 1))
         else:
             slots[slot].append((start * QUARTER_US, end * QUARTER_US))
-    return msgspec.structs.replace(
-        query,
-        slots=(*map(tuple, slots), tuple(history_end)),
-        selections=tuple(_NO_EVENTS if selection.properties else selection for selection in query.selections),
-    )
+    return msgspec.structs.replace(query, slots=(*map(tuple, slots), tuple(history_end)))
 
 
 def _take_apart(intervals: Iterable[_Piece]) -> tuple[list[_Piece], list[_Piece]]:

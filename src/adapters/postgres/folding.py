@@ -16,11 +16,12 @@ import msgspec
 
 from adapters.postgres.address import Address
 from adapters.postgres.connections import READ_COMMITTED, Session
+from adapters.postgres.dimensions import clear
 from adapters.postgres.migrating import check_version
 from adapters.postgres.rows import unpack
 from eventcore.bitmaps import Period
 from eventcore.calendar import find_zone
-from eventcore.projection import Change, Fold, Key
+from eventcore.projection import COMBINATIONS_FROM, Change, Fold, Key
 
 FOLD_SECONDS = 300
 """For one statement of a fold, and for what is computed between two: a million events take half a minute on a busy
@@ -62,12 +63,14 @@ async def fold(session: Session, address: Address, most_events: int) -> int:
         (is_ours,) = await session.first("lock_fold")
         if not is_ours:
             return 0
-        version, _ = await session.first("head")
+        version, *_ = await session.first("head")
         check_version(version, address)
+        await clear(session)
         facts = await session.rows("take_deltas", most_events=max(1, most_events), most_rows=MOST_DELTAS)
         if not facts:
             return 0
-        events, changes = await asyncio.to_thread(_changes, facts, await projection_zones(session))
+        live = await live_combinations(session, {project_key for project_key, *_ in facts})
+        events, changes = await asyncio.to_thread(_changes, facts, await projection_zones(session), live)
         for part in _parts(changes):
             await _change_rows(session, part)
         periods: defaultdict[int, set[Period]] = defaultdict(set)
@@ -84,14 +87,23 @@ async def projection_zones(session: Session) -> tuple[ZoneInfo, ZoneInfo | None]
     return find_zone(zone), None if following is None else find_zone(following[0])
 
 
-def _changes(facts: _Facts, zones: tuple[ZoneInfo, ZoneInfo | None]) -> tuple[int, list[_Change]]:
-    """How many events the facts tell of, and what they change, in the order of the rows."""
+async def live_combinations(session: Session, project_keys: Collection[int]) -> frozenset[tuple[int, int]]:
+    """The combinations whose facts count, by project and key."""
+    found = await session.rows("live_combinations", project_keys=sorted(project_keys))
+    return frozenset((project_key, key) for project_key, key in found)
+
+
+def _changes(
+    facts: _Facts, zones: tuple[ZoneInfo, ZoneInfo | None], live: Collection[tuple[int, int]]
+) -> tuple[int, list[_Change]]:
+    """How many facts there are, and what they change, in the order of the rows."""
     folds: defaultdict[int, Fold] = defaultdict(lambda: Fold(*zones))
     events = 0
     for project_key, quarter, type_key, packed in facts:
         users = unpack(packed)
         events += len(users)
-        folds[project_key].add_group(quarter, type_key, users)
+        if type_key < COMBINATIONS_FROM or (project_key, type_key) in live:
+            folds[project_key].add_group(quarter, type_key, users)
     changes = [
         _Change(project_key, key, change)
         for project_key, fold_of_project in folds.items()

@@ -4,17 +4,34 @@ A key never changes and is never taken back as long as the epoch is the same, so
 whoever else writes to the store. Not here: giving out new keys, which happens inside a transaction (`appending`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from eventcore.conditions import properties_reader
 
 KNOWN_USERS = 200_000
 """About 200 bytes each, so 40 MB."""
 KNOWN_TYPES = 20_000
 KNOWN_PROJECTS = 10_000
+KNOWN_COMBINATIONS = 20_000
 ANYWHERE = 0
 """In place of a project's key, for the names of the projects themselves."""
 
 
-class KnownKeys:
+_Name = TypeVar("_Name", bound=Hashable)
+
+Found = tuple[int, bytes | None]
+"""The type of an event, and the value of a property as it stands there."""
+
+
+class Declared(NamedTuple):
+    """A dimension."""
+
+    dimension_key: int
+    name: str
+
+
+class KnownKeys(Generic[_Name]):
     """Keys of names, per project; forgets the half that was not used lately when there are too many.
 
     Args:
@@ -23,11 +40,11 @@ class KnownKeys:
 
     def __init__(self, most: int) -> None:
         self._half = most // 2
-        self._young: dict[int, dict[str, int]] = {}
-        self._old: dict[int, dict[str, int]] = {}
+        self._young: dict[int, dict[_Name, int]] = {}
+        self._old: dict[int, dict[_Name, int]] = {}
         self._young_count = 0
 
-    def find(self, project_key: int, names: Sequence[str]) -> list[int | None]:
+    def find(self, project_key: int, names: Sequence[_Name]) -> list[int | None]:
         """For each name its key, None where it is not known."""
         keys = list(map(self._young.get(project_key, {}).get, names))
         old = self._old.get(project_key)
@@ -37,7 +54,7 @@ class KnownKeys:
             self.remember(project_key, unused)
         return keys
 
-    def remember(self, project_key: int, keys: Mapping[str, int]) -> None:
+    def remember(self, project_key: int, keys: Mapping[_Name, int]) -> None:
         """Remember committed keys."""
         young = self._young.setdefault(project_key, {})
         before = len(young)
@@ -56,6 +73,23 @@ class Known:
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
-        self.projects = KnownKeys(KNOWN_PROJECTS)
-        self.types = KnownKeys(KNOWN_TYPES)
-        self.users = KnownKeys(KNOWN_USERS)
+        self.projects: KnownKeys[str] = KnownKeys(KNOWN_PROJECTS)
+        self.types: KnownKeys[str] = KnownKeys(KNOWN_TYPES)
+        self.users: KnownKeys[str] = KnownKeys(KNOWN_USERS)
+        self.combinations: KnownKeys[Found] = KnownKeys(KNOWN_COMBINATIONS)
+        self.dimensions: Mapping[int, Sequence[Declared]] = {}
+        self.dimensions_mark: str | None = None
+        self._readers: dict[tuple[str, ...], Callable[[str], tuple[bytes | None, ...]]] = {}
+
+    def learn_dimensions(self, mark: str | None, found: Mapping[int, Sequence[Declared]]) -> None:
+        """The list of dimensions with this mark: those of each project whose facts are written."""
+        self.dimensions = found
+        self.dimensions_mark = mark
+        self._readers = {}
+
+    def reader(self, names: tuple[str, ...]) -> Callable[[str], tuple[bytes | None, ...]]:
+        """What takes the values of these properties out of an event's."""
+        found = self._readers.get(names)
+        if found is None:
+            found = self._readers[names] = properties_reader(names)
+        return found

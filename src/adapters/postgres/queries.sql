@@ -26,10 +26,12 @@ SELECT pg_advisory_xact_lock(hashtextextended('eventcore ' || current_schema(), 
 LOCK TABLE store IN ACCESS EXCLUSIVE MODE
 
 -- name: head
--- What a transaction must know first: whether the schema is still ours, and whether the store has become another.
+-- What a transaction must know first: whether the schema is still ours, whether the store has become another, and the mark
+-- of the list of dimensions.
 SELECT
     (SELECT value FROM store WHERE key = 'schema_version'),
-    (SELECT value FROM store WHERE key = 'epoch')
+    (SELECT value FROM store WHERE key = 'epoch'),
+    (SELECT value FROM store WHERE key = 'dimensions')
 
 
 -- name: find_projects
@@ -181,6 +183,121 @@ INSERT INTO event_types (project_key, type_key, name)
 SELECT :project_key, first_key + at::integer - 1, name
 FROM counted, unnest(:names::text[]) WITH ORDINALITY AS wanted (name, at)
 RETURNING name, type_key
+
+-- name: share_dimensions
+-- To the end of the transaction nobody changes the list of dimensions in this schema of this database.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('eventcore dimensions ' || current_schema(), 0))
+
+-- name: lock_dimensions
+-- Waits for every transaction that appends, and lets none begin before we are done.
+SELECT pg_advisory_xact_lock(hashtextextended('eventcore dimensions ' || current_schema(), 0))
+
+-- name: live_dimensions
+-- Of all projects, those whose facts are written; they are few.
+SELECT project_key, dimension_key, name FROM dimensions WHERE state IN ('building', 'ready') ORDER BY dimension_key
+
+-- name: dimensions
+-- Of a project, by name, with how many values are kept; rides the unique index of dimensions.
+SELECT d.name, state, (
+    SELECT count(DISTINCT value) FROM combinations AS c WHERE c.dimension_key = d.dimension_key AND value <> ''
+)
+FROM dimensions AS d JOIN projects USING (project_key)
+WHERE projects.name = :project
+ORDER BY d.name
+
+-- name: ready
+-- Those that answer questions; rides the unique index of dimensions.
+SELECT dimension_key, name FROM dimensions WHERE project_key = :project_key AND state = 'ready'
+
+-- name: count_dimensions
+-- Rides the unique index of dimensions.
+SELECT count(*) FROM dimensions WHERE project_key = :project_key
+
+-- name: dimension
+-- Rides the unique index of dimensions.
+SELECT dimension_key, state FROM dimensions WHERE project_key = :project_key AND name = :name
+
+-- name: state
+-- Rides the primary key of dimensions.
+SELECT state FROM dimensions WHERE dimension_key = :dimension_key
+
+-- name: insert_dimension
+-- One that is not there.
+INSERT INTO dimensions (project_key, name, state) VALUES (:project_key, :name, 'building')
+RETURNING dimension_key, state
+
+-- name: delete_dimension
+-- Rides the unique index of dimensions. Its combinations are dead now.
+DELETE FROM dimensions
+WHERE project_key = (SELECT project_key FROM projects WHERE name = :project) AND name = :name
+RETURNING dimension_key
+
+-- name: fill
+-- Rides the primary key of dimensions.
+UPDATE dimensions SET state = 'full' WHERE dimension_key = ANY (:dimension_keys::integer[])
+
+-- name: finish
+-- One that became full or is gone meanwhile stays so; rides the primary key of dimensions.
+UPDATE dimensions SET state = 'ready' WHERE dimension_key = :dimension_key AND state = 'building'
+
+-- name: find_combinations
+-- Keys of these types and values of a dimension; rides the primary key of combinations.
+SELECT c.type_key, c.value, combination_key
+FROM unnest(:type_keys::integer[], :values::text[]) AS wanted (type_key, value)
+JOIN combinations AS c ON c.type_key = wanted.type_key AND c.value = wanted.value
+WHERE dimension_key = :dimension_key
+
+-- name: values
+-- How many combinations a dimension has, and the values in them; rides the primary key of combinations.
+SELECT count(*), coalesce(array_agg(DISTINCT value), '{}') FROM combinations WHERE dimension_key = :dimension_key
+
+-- name: insert_combinations
+-- As insert_users.
+WITH counted AS (
+    UPDATE projects SET combinations = combinations + cardinality(:values::text[]) WHERE project_key = :project_key
+    RETURNING combinations - cardinality(:values::text[]) AS first_key
+)
+INSERT INTO combinations (dimension_key, type_key, value, project_key, combination_key)
+SELECT :dimension_key, type_key, value, :project_key, 1048576 + first_key + at::integer - 1
+FROM counted, unnest(:type_keys::integer[], :values::text[]) WITH ORDINALITY AS wanted (type_key, value, at)
+RETURNING type_key, value, combination_key
+
+-- name: combinations
+-- Of a dimension; rides the primary key of combinations.
+SELECT combination_key, type_key, value FROM combinations WHERE dimension_key = :dimension_key
+
+-- name: combination_keys
+-- All of a project, live and dead; rides the unique index of combinations.
+SELECT combination_key FROM combinations WHERE project_key = :project_key
+
+-- name: live_combinations
+-- The keys of those whose facts count; rides the unique index of dimensions and the primary key of combinations.
+SELECT dimensions.project_key, combination_key
+FROM dimensions JOIN combinations USING (dimension_key)
+WHERE dimensions.project_key = ANY (:project_keys::integer[]) AND state IN ('building', 'ready')
+
+-- name: dead_dimensions
+-- Whose combinations are to be deleted; steps through the primary key of combinations from dimension to dimension.
+WITH RECURSIVE found (dimension_key) AS (
+    SELECT min(dimension_key) FROM combinations
+    UNION ALL
+    SELECT (SELECT min(c.dimension_key) FROM combinations AS c WHERE c.dimension_key > found.dimension_key)
+    FROM found WHERE found.dimension_key IS NOT NULL
+)
+SELECT dimension_key
+FROM found
+WHERE dimension_key NOT IN (SELECT dimension_key FROM dimensions WHERE state IN ('building', 'ready'))
+
+-- name: delete_dead_rows
+-- Walks activity_bitmaps.
+DELETE FROM activity_bitmaps AS b
+USING combinations AS c
+WHERE c.dimension_key = ANY (:dimension_keys::integer[])
+    AND b.project_key = c.project_key AND b.type_key = c.combination_key
+
+-- name: delete_dead_combinations
+-- Rides the primary key of combinations.
+DELETE FROM combinations WHERE dimension_key = ANY (:dimension_keys::integer[])
 
 -- name: insert_conflicts
 -- Nothing for what is there already; rides the primary key of conflicts.
@@ -348,15 +465,15 @@ JOIN activity_bitmaps USING (grain, period)
 WHERE project_key = :project_key AND type_key = ANY (:type_keys::integer[])
 
 -- name: read_rows_of_all_types
--- The same for all types from this one on; -1 unites all types.
+-- The same, and those of all types besides; combinations begin at 1048576.
 SELECT grain, period, type_key, events, users
 FROM unnest(:grains::smallint[], :periods::integer[]) AS wanted (grain, period)
 JOIN activity_bitmaps USING (grain, period)
-WHERE project_key = :project_key AND type_key >= :first_type
+WHERE project_key = :project_key AND (type_key BETWEEN 0 AND 1048575 OR type_key = ANY (:type_keys::integer[]))
 
 -- name: tally_activity
 -- The users of every event that is not folded yet, by piece of time, and by type where types are :told apart (else as
--- type -1). Piece n begins with the n-th of :bounds (from 1); only pieces that are :wanted count. Reads activity_delta
+-- type -1); combinations, which begin at 1048576, only where they are named. Piece n begins with the n-th of :bounds (from 1); only pieces that are :wanted count. Reads activity_delta
 -- whole, which the fold keeps small: an index on the quarter made writing events of many days a sixth slower.
 SELECT piece, type_key, string_agg(users, ''::bytea)
 FROM (
@@ -368,7 +485,7 @@ FROM (
     WHERE project_key = :project_key
         AND quarter >= (:bounds::integer[])[1]
         AND quarter < (:bounds::integer[])[cardinality(:bounds::integer[])]
-        AND (:type_keys::integer[] IS NULL OR activity_delta.type_key = ANY (:type_keys::integer[]))
+        AND ((:all_types AND activity_delta.type_key < 1048576) OR activity_delta.type_key = ANY (:type_keys::integer[]))
 ) AS fact
 WHERE (:wanted::boolean[])[piece]
 GROUP BY piece, type_key
@@ -385,7 +502,7 @@ FROM (
     WHERE project_key = :project_key
         AND occurred_at >= (:bounds::timestamptz[])[1]
         AND occurred_at < (:bounds::timestamptz[])[cardinality(:bounds::timestamptz[])]
-        AND (:type_keys::integer[] IS NULL OR events.type_key = ANY (:type_keys::integer[]))
+        AND (:all_types OR events.type_key = ANY (:type_keys::integer[]))
 ) AS fact
 WHERE (:wanted::boolean[])[piece]
 GROUP BY piece, type_key
@@ -504,8 +621,24 @@ GROUP BY quarter, type_key
 UNION ALL
 SELECT true, quarter, type_key, string_agg(users, ''::bytea)
 FROM activity_delta
-WHERE project_key = :project_key AND quarter >= :first AND quarter < :after
+WHERE project_key = :project_key AND quarter >= :first AND quarter < :after AND type_key < 1048576
 GROUP BY quarter, type_key
+
+-- name: values_of_day
+-- For the combinations: quarter, type, user and properties of every event of a UTC day, and with no properties the facts
+-- of combinations that are not folded yet: one statement, so one snapshot. Rides events_by_time.
+SELECT
+    floor(extract(epoch FROM occurred_at) / 900)::integer AS quarter, type_key, int4send(user_key) AS users, properties
+FROM events
+WHERE project_key = :project_key AND occurred_at >= :start::timestamptz AND occurred_at < :end::timestamptz
+UNION ALL
+SELECT quarter, type_key, users, NULL
+FROM activity_delta
+WHERE project_key = :project_key AND quarter >= :first AND quarter < :after AND type_key >= 1048576
+
+-- name: days_of_events
+-- The UTC days of the events of a project; reads them all.
+SELECT DISTINCT floor(extract(epoch FROM occurred_at) / 86400)::integer FROM events WHERE project_key = :project_key
 
 -- name: rows_between
 -- Rows of a grain, whole; rides the primary key of activity_bitmaps.

@@ -7,7 +7,7 @@ may also go to a replica. Not for one process alone: the SQLite adapter needs no
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
 
@@ -16,6 +16,7 @@ from adapters.postgres.address import Address, address_of
 from adapters.postgres.appending import Appending
 from adapters.postgres.connections import Connections, Session
 from adapters.postgres.counting import read_activity
+from adapters.postgres.dimensions import list_dimensions
 from adapters.postgres.failures import closed
 from adapters.postgres.folding import FOLD_SECONDS, fold
 from adapters.postgres.migrating import bring_up_to_date, check_encoding, check_version, find_version, partition_us
@@ -25,7 +26,8 @@ from adapters.postgres.upkeep import Upkeep
 from adapters.postgres.verifying import differences
 from adapters.postgres.writer import Writer
 from eventcore.activity import ActivityQuery, ActivitySnapshot
-from eventcore.errors import too_slow
+from eventcore.dimensions import Dimension, check_name
+from eventcore.errors import StoreError, too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey
 from eventcore.ports import EventStore, Rebuilt, StoreDescription
@@ -195,6 +197,32 @@ class PostgresStore:
         ):
             async for step in done:
                 yield step
+
+    async def dimensions(self, project: str) -> Sequence[Dimension]:
+        """See `EventStore.dimensions`."""
+        async with self._readers.lend() as session:
+            return await list_dimensions(session, project)
+
+    async def add_dimension(self, project: str, name: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.add_dimension`. Appends wait until those that have begun are through, and no longer."""
+        check_name(name)
+        declared = await self._writer.declare(partial(Appending.declare, project=project, name=name))
+        if declared.state == "ready":
+            return
+        async with (
+            self._patient(self._address) as session,
+            aclosing(self._rebuilding(session).add_dimension(project, declared)) as done,
+        ):
+            async for step in done:
+                yield step
+
+    async def remove_dimension(self, project: str, name: str) -> bool:
+        """See `EventStore.remove_dimension`. Its rows are deleted with a fold, this one or another's."""
+        removed = await self._writer.declare(partial(Appending.remove, project=project, name=name))
+        if removed:
+            with suppress(StoreError):
+                await self.fold(1)
+        return removed
 
     def _rebuilding(self, session: Session) -> Rebuilding:
         return Rebuilding(session, self._address, self._partition_us, self.fold)

@@ -18,7 +18,8 @@ import msgspec
 
 from adapters.postgres.address import Address
 from adapters.postgres.appending import Appending
-from adapters.postgres.connections import COMMIT, READ_COMMITTED, REHEARSED, Connections, Session, gather
+from adapters.postgres.connections import COMMIT, REHEARSED, Connections, Session, gather
+from adapters.postgres.dimensions import appending, declaring
 from adapters.postgres.failures import AGAIN, closed
 from adapters.postgres.keys import Known
 from adapters.postgres.migrating import check_version
@@ -110,6 +111,12 @@ class Writer:
             raise closed(self._address)
         return await self._commit(write)
 
+    async def declare(self, write: Callable[[Appending], Awaitable[_T]]) -> _T:
+        """The same for a change of the list of dimensions: while nobody appends."""
+        if self._closing:
+            raise closed(self._address)
+        return await self._commit(write, begin=declaring())
+
     async def close(self) -> None:
         """Write what waits; calls that come later are refused."""
         self._closing = True
@@ -192,32 +199,32 @@ class Writer:
             self._partition_us,
         )
 
-    async def _commit(self, write: Callable[[Appending], Awaitable[_T]], *, end: str = COMMIT) -> _T:
+    async def _commit(self, write: Callable[[Appending], Awaitable[_T]], *, begin: str = "", end: str = COMMIT) -> _T:
         """Write in one transaction; try again where the server gave way to another."""
         for _ in range(ATTEMPTS - 1):
             try:
-                return await self._commit_once(write, end)
+                return await self._commit_once(write, begin or appending(), end)
             except StoreError as error:
                 if error.code != AGAIN:
                     raise
             await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 (only to part them)
-        return await self._commit_once(write, end)
+        return await self._commit_once(write, begin or appending(), end)
 
-    async def _commit_once(self, write: Callable[[Appending], Awaitable[_T]], end: str) -> _T:
-        async with self._connections.lend() as session, session.transaction(READ_COMMITTED, end=end):
-            appending = Appending(session, await self._head(session), self._partition_us)
-            answer = await write(appending)
+    async def _commit_once(self, write: Callable[[Appending], Awaitable[_T]], begin: str, end: str) -> _T:
+        async with self._connections.lend() as session, session.transaction(begin, end=end):
+            work = await self._begin(session)
+            answer = await write(work)
         if end == COMMIT:
-            appending.committed()
+            work.committed()
         return answer
 
-    async def _head(self, session: Session) -> Known:
-        """What is known of the store, if it is still the same; begins each transaction."""
-        version, epoch = await session.first("head")
+    async def _begin(self, session: Session) -> Appending:
+        """Look whether the store is still the one that is known, and its list of dimensions."""
+        version, epoch, mark = await session.first("head")
         check_version(version, self._address)
         if epoch != self._known.epoch:  # another store, as far as keys are concerned
             self._known = Known(epoch)
-        return self._known
+        return Appending(session, self._known, self._partition_us, mark)
 
 
 def _emptied(chunk: Chunk) -> Chunk:

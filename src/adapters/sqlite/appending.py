@@ -17,6 +17,7 @@ import msgspec
 
 from adapters.sqlite import access, letters
 from adapters.sqlite.database import Database
+from adapters.sqlite.dimensions import Combining
 from adapters.sqlite.folding import fold
 from adapters.sqlite.keys import KnownKeys
 from adapters.sqlite.reader import project_key
@@ -87,6 +88,7 @@ class Appending:
     Attributes:
         last_delta: where the history of the store ended when the last transaction was committed.
         epoch: of the store, as this transaction leaves it.
+        combining: what this transaction knows of dimensions.
 
     Args:
         database: the writer's connection.
@@ -95,10 +97,11 @@ class Appending:
 
     def __init__(self, database: Database, last_delta: tuple[int, int] | None) -> None:
         self._database = database
-        self._projects = KnownKeys(_KNOWN_PROJECTS)
-        self._types = KnownKeys(_KNOWN_TYPES)
-        self._users = KnownKeys(_KNOWN_USERS)
-        self._learned: list[tuple[KnownKeys, int, Mapping[str, int]]] = []
+        self._projects: KnownKeys[str] = KnownKeys(_KNOWN_PROJECTS)
+        self._types: KnownKeys[str] = KnownKeys(_KNOWN_TYPES)
+        self._users: KnownKeys[str] = KnownKeys(_KNOWN_USERS)
+        self._learned: list[tuple[KnownKeys[Any], int, Mapping[Any, int]]] = []
+        self.combining = Combining(database)
         self.last_delta = last_delta
         self._new_last_delta: tuple[int, int] | None = None
         self._next_event_key = 1
@@ -114,13 +117,16 @@ class Appending:
             The file's schema version.
         """
         known_key, known_mark = self.last_delta or (0, None)
-        schema, epoch, self._next_event_key, mark = self._database.first("head", known_delta=known_key)
+        schema, epoch, self._next_event_key, mark, self.combining.mark = self._database.first(
+            "head", known_delta=known_key
+        )
         self._learned = []
         if mark != known_mark:
             epoch = self._begin_epoch()
         if epoch != self.epoch:  # another store, as far as keys are concerned
             for known in (self._projects, self._types, self._users):
                 known.forget()
+            self.combining.known.forget()
             self.epoch = epoch
         return int(schema)
 
@@ -165,6 +171,7 @@ class Appending:
                 yield
         finally:
             del self._learned[learned:]
+            self.combining.forget_list()
 
     def append(self, chunks: Sequence[Chunk]) -> list[Receipt]:
         """Write chunks, in the order in which they came.
@@ -179,7 +186,7 @@ class Appending:
             if position not in known and _has_anything(chunk):
                 by_project[chunk.project].append(position)
         for project, positions in by_project.items():
-            part = self._store(self._project_key(project), [chunks[one] for one in positions])
+            part = self._store(self.project_key(project), [chunks[one] for one in positions])
             found = part.receipts()
             self._enter_books(
                 part,
@@ -259,7 +266,7 @@ class Appending:
             self._database.run("insert_chunks", ids=b"".join(new), count=len(new))
         return known | delivered_before
 
-    def _project_key(self, name: str) -> int:
+    def project_key(self, name: str) -> int:
         """The key of a project, which is made where it is new."""
         found = self._projects.of(_ANYWHERE).get(name)
         if found is None:
@@ -272,7 +279,7 @@ class Appending:
         """Write down an import, or what is new of it."""
         self._database.run(
             "put_import",
-            project_key=self._project_key(project),
+            project_key=self.project_key(project),
             import_id=record.import_id,
             source=record.source,
             started_us=record.started_us,
@@ -355,8 +362,13 @@ class Appending:
         types = self._keys_of(self._types, "types", project_key, [event.event_type for event in events])
         users = self._keys_of(self._users, "users", project_key, [event.user_id for event in events])
         quarters = [instant // QUARTER_US for instant in instants]
+        kinds = [types, *self.combining.keys(project_key, types, events, self._learn)]
         self._database.run(
-            "insert_delta", project_key=project_key, users=pack(users), quarters=pack(quarters), types=pack(types)
+            "insert_delta",
+            project_key=project_key,
+            users=pack(users) * len(kinds),
+            quarters=pack(quarters) * len(kinds),
+            types=b"".join(map(pack, kinds)),
         )
         return (
             event_keys,
@@ -371,7 +383,10 @@ class Appending:
             [event.properties for event in events],
         )
 
-    def _keys_of(self, known: KnownKeys, kind: str, project_key: int, names: Sequence[str]) -> list[int]:
+    def _learn(self, known: KnownKeys[Any], scope: int, keys: Mapping[Any, int]) -> None:
+        self._learned.append((known, scope, keys))
+
+    def _keys_of(self, known: KnownKeys[str], kind: str, project_key: int, names: Sequence[str]) -> list[int]:
         """The key of each name; new ones are given to those that have none, in the order of the names."""
         keys: list[int | None] = list(map(known.of(project_key).get, names))
         if None in keys:

@@ -7,7 +7,7 @@ added since. Not here: what a question means (`eventcore.activity`).
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
@@ -16,6 +16,7 @@ import msgspec
 from pyroaring import BitMap
 
 from adapters.sqlite.database import Damaged, Database
+from adapters.sqlite.dimensions import combinations_of, ready
 from adapters.sqlite.folding import projection_zone
 from adapters.sqlite.reader import epoch, project_key
 from adapters.sqlite.rows import unpack
@@ -27,12 +28,14 @@ from eventcore.activity import (
     Tallying,
     looks_at_properties,
     needs_events,
+    property_fields,
 )
 from eventcore.bitmaps import Kept, Period, Plan, Wanted, stored_quarters
 from eventcore.breakdown import answer_in_parts
 from eventcore.calendar import QUARTER_US
 from eventcore.conditions import Selection, needles
-from eventcore.projection import Key
+from eventcore.dimensions import Kinds
+from eventcore.projection import COMBINATIONS_FROM, Key
 
 KEPT_BYTES = 32 * 1024 * 1024
 """Unpacked deltas kept in a process; the folds see to it that there are few."""
@@ -79,11 +82,16 @@ class Counting:
 
     def activity(self, database: Database, query: ActivityQuery) -> ActivitySnapshot:
         """See `EventStore.activity`; runs in a read transaction that has read nothing yet."""
-        if needs_events(query):
+        if needs_events(query) and not looks_at_properties(query):
             return answer_in_parts(query, lambda asked: _from_events(database, asked))
         # The snapshot begins with the first statement, so behind the lock it is never older than what is kept.
         with self._turn(database):
-            return answer_in_parts(query, lambda asked: self._from_rows(database, asked))
+            dimensions: dict[str, int] = {}
+            if looks_at_properties(query):
+                dimensions = ready(database, project_key(database, query.project))
+            if not needs_events(query, dimensions):
+                return answer_in_parts(query, lambda asked: self._from_rows(database, asked, dimensions))
+        return answer_in_parts(query, lambda asked: _from_events(database, asked))
 
     @contextmanager
     def _turn(self, database: Database) -> Iterator[None]:
@@ -95,13 +103,16 @@ class Counting:
         finally:
             self._lock.release()
 
-    def _from_rows(self, database: Database, query: ActivityQuery) -> ActivitySnapshot:
+    def _from_rows(self, database: Database, query: ActivityQuery, dimensions: Mapping[str, int]) -> ActivitySnapshot:
         tallying = Tallying(query)
         key = project_key(database, query.project)
         if key is not None:
             zone = self._same_store(database)
-            names = self._tally_rows(database, key, query, zone, tallying)
-            _tally_deltas(query, self._unpacked(database, key), names, tallying)
+            fields = frozenset[str]().union(*[property_fields(query, selection) for selection in query.selections])
+            combinations = {field: combinations_of(database, dimensions[field]) for field in fields}
+            kinds = Kinds(query, dict(enumerate(_names(database, key))), combinations)
+            self._tally_rows(database, key, query, zone, kinds, tallying)
+            _tally_deltas(query, self._unpacked(database, key), kinds, tallying)
         return tallying.snapshot("activity")
 
     def _same_store(self, database: Database) -> ZoneInfo:
@@ -114,21 +125,19 @@ class Counting:
         return projection_zone(database)
 
     def _tally_rows(
-        self, database: Database, key: int, query: ActivityQuery, zone: ZoneInfo, tallying: Tallying
-    ) -> list[str]:
-        """Count what is folded; gives the names of the project's event types."""
-        names = _names(database, key)
+        self, database: Database, key: int, query: ActivityQuery, zone: ZoneInfo, kinds: Kinds, tallying: Tallying
+    ) -> None:
+        """Count what is folded."""
         fold, mark, first_day, last_day = database.first("last_fold", project_key=key) or (0, None, None, None)
         known = self._rows.version(key)
         if known != (fold, mark):
             self._rows.advance(key, (fold, mark), _changed(database, key, known))
             self._deltas.pop(key, None)  # some of them are folded now
-        plan = Plan(query, zone, stored_quarters(first_day, last_day), dict(enumerate(names)))
+        plan = Plan(query, zone, stored_quarters(first_day, last_day), kinds)
         missing = self._rows.missing(key, plan.periods, plan.wanted)
         rows = _read_rows(database, key, missing, plan.wanted)
         plan.tally(self._rows.take(key, plan.periods, plan.wanted, missing, rows), tallying)
         self._rows.shrink()
-        return names
 
     def _unpacked(self, database: Database, key: int) -> _Unpacked:
         unpacked = self._deltas.pop(key, None) or _Unpacked()  # back in only when it was brought up to date
@@ -156,14 +165,14 @@ def _changed(database: Database, key: int, known: object) -> set[Key] | None:
 def _read_rows(
     database: Database, key: int, periods: Sequence[Period], wanted: Wanted
 ) -> Iterator[tuple[int, int, int, int, bytes]]:
-    type_keys = None if wanted.type_keys is None else msgspec.json.encode(wanted.type_keys).decode()
+    keys = msgspec.json.encode(wanted.keys).decode()
     for start in range(0, len(periods), _PERIODS_AT_ONCE):
         heads, joined = database.first(
             "bitmaps",
             project_key=key,
             periods=msgspec.json.encode(periods[start : start + _PERIODS_AT_ONCE]).decode(),
-            type_keys=type_keys,
-            any_type=wanted.any_type,
+            keys=keys,
+            all_types=wanted.type_keys is None,
         )
         at = 0
         for grain, period, type_key, events, size in _decode_heads(heads):
@@ -209,22 +218,20 @@ def _names(database: Database, key: int) -> list[str]:
     return _decode_names(names)
 
 
-def _tally_deltas(query: ActivityQuery, unpacked: _Unpacked, names: Sequence[str], tallying: Tallying) -> None:
-    wanted = [_type_keys(selection, names) for selection in query.selections]
+def _tally_deltas(query: ActivityQuery, unpacked: _Unpacked, kinds: Kinds, tallying: Tallying) -> None:
     # Bitmaps that belong together are collected first: uniting them all at once is much faster than one by one.
-    groups: defaultdict[tuple[int, int, int], list[_Group]] = defaultdict(list)
+    groups: defaultdict[tuple[int, int, str | None], list[_Group]] = defaultdict(list)
     for quarter, of_quarter in unpacked.quarters.items():
         slot = tallying.slot_at(quarter * QUARTER_US)
         if slot is None or (slot == BEFORE and not query.history):
             continue
         for kind, group in of_quarter.items():
-            part = 0 if query.split is None else kind
-            for selection, kinds in enumerate(wanted):
-                if kinds is None or kind in kinds:
-                    groups[selection, slot, part].append(group)
+            for selection, wanted in enumerate(kinds.wanted):
+                if kind < COMBINATIONS_FROM if wanted is None else kind in wanted:
+                    groups[selection, slot, kinds.part(kind)].append(group)
     for (selection, slot, part), found in groups.items():
         users = BitMap.union(*[group.users for group in found])
-        tallying.add(selection, slot, names[part], users, sum([group.events for group in found]))
+        tallying.add(selection, slot, part, users, sum([group.events for group in found]))
 
 
 def _type_keys(selection: Selection, names: Sequence[str]) -> frozenset[int] | None:

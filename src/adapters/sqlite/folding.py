@@ -4,15 +4,17 @@ Runs in the writer's transaction, which nobody else can have at the same time; w
 What rows are is in `eventcore.projection`. Not here: when to fold (`writer`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import compress
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from adapters.sqlite.database import Damaged, Database
+from adapters.sqlite.dimensions import clear, live_combinations
 from adapters.sqlite.rows import unpack
 from eventcore.calendar import UnknownZone, find_zone
-from eventcore.projection import Change, Fold, Key
+from eventcore.projection import COMBINATIONS_FROM, Change, Fold, Key
 
 KEPT_FOLDS = 256
 """How many folds a reader may be behind without reading everything anew."""
@@ -30,10 +32,12 @@ _ROWS_AT_ONCE = 400
 
 def fold(database: Database, most_events: int) -> int:
     """Fold about so many events of one project; see `EventStore.fold`."""
+    clear(database)
     found = database.first("next_fold", most_events=most_events)
     if found is None:
         return 0
     project_key, last_key = found
+    live = live_combinations(database, project_key)
     facts = Fold(projection_zone(database), next_zone(database))
     events = 0
     delta_key = 0
@@ -44,7 +48,7 @@ def fold(database: Database, most_events: int) -> int:
         users, quarters, types = map(unpack, columns)
         if not len(users) == len(quarters) == len(types):
             raise Damaged
-        facts.add(quarters, types, users)
+        facts.add(*_counting(quarters, types, users, live))
         events += len(users)
     changes = sorted(facts.changes().items())
     for start in range(0, len(changes), _ROWS_AT_ONCE):
@@ -54,6 +58,16 @@ def fold(database: Database, most_events: int) -> int:
     database.run("delete_deltas", project_key=project_key, last_key=last_key)
     announce(database, project_key, [key for key, _ in changes])
     return events
+
+
+def _counting(
+    quarters: Sequence[int], types: Sequence[int], users: Sequence[int], live: frozenset[int]
+) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """The facts without those of combinations that are dead."""
+    if live.issuperset(kind for kind in set(types) if kind >= COMBINATIONS_FROM):
+        return quarters, types, users
+    counts = [kind < COMBINATIONS_FROM or kind in live for kind in types]
+    return list(compress(quarters, counts)), list(compress(types, counts)), list(compress(users, counts))
 
 
 def announce(database: Database, project_key: int, keys: Iterable[Key]) -> None:

@@ -22,7 +22,8 @@ INSERT INTO store (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE
 SELECT value FROM store WHERE key = :key
 
 -- name: head
--- What a transaction must know first: is the schema still ours, has the store become another, and the next key.
+-- What a transaction must know first: is the schema still ours, has the store become another, the next key, and the mark
+-- of the list of dimensions.
 SELECT
     (SELECT value FROM store WHERE key = 'schema_version'),
     (SELECT value FROM store WHERE key = 'epoch'),
@@ -30,7 +31,8 @@ SELECT
     coalesce(
         (SELECT mark FROM activity_delta WHERE delta_key = :known_delta),
         (SELECT mark FROM folded_marks WHERE delta_key = :known_delta)
-    )
+    ),
+    (SELECT value FROM store WHERE key = 'dimensions')
 
 -- name: last_delta
 -- Where the history of the store ends; rides the primary keys of activity_delta and folded_marks.
@@ -433,8 +435,8 @@ SELECT
     )
 
 -- name: bitmaps
--- Rows of these periods, a JSON array of [grain, period]: their keys, counts and sizes, and their users put together.
--- :type_keys is a JSON array, null for all types. Rides the unique index of activity_bitmaps.
+-- Rows of these periods, a JSON array of [grain, period]: their keys, counts and sizes, and their users put together; those
+-- with a key in the JSON array :keys, and of all types where :all_types is true. Combinations begin at 1048576. Rides the unique index of activity_bitmaps.
 SELECT
     json_group_array(json_array(grain, period, type_key, events, length(users))),
     CAST(group_concat(CAST(users AS TEXT), '') AS BLOB)
@@ -445,9 +447,7 @@ FROM (
         ON b.project_key = :project_key
         AND b.grain = json_extract(wanted.value, '$[0]')
         AND b.period = json_extract(wanted.value, '$[1]')
-    WHERE (:type_keys IS NULL AND b.type_key >= 0)
-        OR b.type_key IN (SELECT value FROM json_each(:type_keys))
-        OR (:any_type AND b.type_key = -1)
+    WHERE (:all_types AND b.type_key BETWEEN 0 AND 1048575) OR b.type_key IN (SELECT value FROM json_each(:keys))
 )
 
 -- name: all_bitmaps
@@ -475,6 +475,110 @@ FROM (
 )
 
 
+-- name: live_dimensions
+-- Of all projects, those whose facts are written; they are few.
+SELECT project_key, dimension_key, name FROM dimensions WHERE state IN ('building', 'ready') ORDER BY dimension_key
+
+-- name: dimensions
+-- Of a project, by name, with how many values are kept; rides the unique index of dimensions.
+SELECT name, state, (
+    SELECT count(DISTINCT value) FROM combinations AS c WHERE c.dimension_key = d.dimension_key AND value <> ''
+)
+FROM dimensions AS d WHERE project_key = :project_key ORDER BY name
+
+-- name: ready
+-- Those that answer questions; rides the unique index of dimensions.
+SELECT name, dimension_key FROM dimensions WHERE project_key = :project_key AND state = 'ready'
+
+-- name: count_dimensions
+-- Rides the unique index of dimensions.
+SELECT count(*) FROM dimensions WHERE project_key = :project_key
+
+-- name: dimension
+-- Rides the unique index of dimensions.
+SELECT dimension_key, state FROM dimensions WHERE project_key = :project_key AND name = :name
+
+-- name: state
+-- Rides the primary key of dimensions.
+SELECT state FROM dimensions WHERE dimension_key = :dimension_key
+
+-- name: insert_dimension
+-- One that is not there.
+INSERT INTO dimensions (project_key, name, state) VALUES (:project_key, :name, 'building')
+
+-- name: delete_dimension
+-- Rides the unique index of dimensions. Its combinations are dead now.
+DELETE FROM dimensions WHERE project_key = :project_key AND name = :name
+
+-- name: set_state
+-- From the state :found, or from any where that is empty; rides the primary key of dimensions.
+UPDATE dimensions SET state = :state WHERE dimension_key = :dimension_key AND :found IN ('', state)
+
+-- name: find_combinations
+-- Positions in the JSON array :wanted, of [type_key, value], and keys, of those found; rides the primary key of
+-- combinations.
+SELECT json_group_array(json_array(wanted.key, combination_key))
+FROM json_each(:wanted) AS wanted
+CROSS JOIN combinations AS c
+    ON c.dimension_key = :dimension_key
+    AND c.type_key = json_extract(wanted.value, '$[0]')
+    AND c.value = json_extract(wanted.value, '$[1]')
+
+-- name: values
+-- How many combinations a dimension has, and the values in them; rides the primary key of combinations.
+SELECT (SELECT count(*) FROM combinations WHERE dimension_key = :dimension_key), json_group_array(value)
+FROM (SELECT DISTINCT value FROM combinations WHERE dimension_key = :dimension_key)
+
+-- name: give_combinations_keys
+-- As give_users_keys.
+UPDATE projects SET combinations = combinations + :given WHERE project_key = :project_key RETURNING combinations
+
+-- name: insert_combinations
+-- Give keys to what find_combinations did not find.
+INSERT INTO combinations (dimension_key, type_key, value, project_key, combination_key)
+SELECT
+    :dimension_key, json_extract(value, '$[0]'), json_extract(value, '$[1]'), :project_key, :first_key + key
+FROM json_each(:wanted)
+
+-- name: combinations
+-- Of a dimension: keys, types and values; rides the primary key of combinations.
+SELECT json_group_array(json_array(combination_key, type_key, value))
+FROM combinations WHERE dimension_key = :dimension_key
+
+-- name: live_combinations
+-- The keys of those of a project whose facts count; rides the unique index of dimensions and the primary key of
+-- combinations.
+SELECT json_group_array(combination_key)
+FROM dimensions CROSS JOIN combinations USING (dimension_key)
+WHERE dimensions.project_key = :project_key AND state IN ('building', 'ready')
+
+-- name: has_dead_combinations
+-- Whether any are to be deleted; steps through the primary key of combinations from dimension to dimension.
+WITH RECURSIVE found (dimension_key) AS (
+    SELECT min(dimension_key) FROM combinations
+    UNION ALL
+    SELECT (SELECT min(c.dimension_key) FROM combinations AS c WHERE c.dimension_key > found.dimension_key)
+    FROM found WHERE found.dimension_key IS NOT NULL
+)
+SELECT EXISTS (
+    SELECT 1 FROM found
+    WHERE dimension_key NOT IN (SELECT dimension_key FROM dimensions WHERE state IN ('building', 'ready'))
+)
+
+-- name: delete_dead_rows
+-- Walks the index of activity_bitmaps.
+DELETE FROM activity_bitmaps
+WHERE (project_key, type_key) IN (
+    SELECT project_key, combination_key FROM combinations
+    WHERE dimension_key NOT IN (SELECT dimension_key FROM dimensions WHERE state IN ('building', 'ready'))
+)
+
+-- name: delete_dead_combinations
+-- Rides the primary key of combinations.
+DELETE FROM combinations
+WHERE dimension_key NOT IN (SELECT dimension_key FROM dimensions WHERE state IN ('building', 'ready'))
+
+
 -- name: make_gathered
 -- Who was active when, of all events up to one, for a rebuild: up_to says how far each row reaches. On disk, gone with
 -- the connection.
@@ -485,6 +589,19 @@ CREATE TEMPORARY TABLE gathered (
     up_to INTEGER NOT NULL,
     users TEXT NOT NULL,
     PRIMARY KEY (project_key, quarter, type_key, up_to)
+) WITHOUT ROWID
+
+-- name: make_gathered_values
+-- The same of the values of dimensions, as value_of gives them.
+CREATE TEMPORARY TABLE gathered_values (
+    project_key INTEGER NOT NULL,
+    dimension_key INTEGER NOT NULL,
+    quarter INTEGER NOT NULL,
+    type_key INTEGER NOT NULL,
+    value TEXT NOT NULL,
+    up_to INTEGER NOT NULL,
+    users TEXT NOT NULL,
+    PRIMARY KEY (project_key, dimension_key, quarter, type_key, value, up_to)
 ) WITHOUT ROWID
 
 -- name: newest_event
@@ -504,14 +621,31 @@ FROM events
 WHERE event_key > :event_key AND event_key <= :up_to AND (:project_key IS NULL OR project_key = :project_key)
 GROUP BY 1, 2, 3
 
+-- name: gather_values
+-- As gather, for one dimension of one project.
+INSERT INTO gathered_values (project_key, dimension_key, quarter, type_key, value, up_to, users)
+SELECT
+    project_key, :dimension_key, occurred_us / 900000000, type_key, value_of(properties, :name), :up_to,
+    json_group_array(user_key)
+FROM events
+WHERE event_key > :event_key AND event_key <= :up_to AND project_key = :project_key
+GROUP BY 1, 3, 4, 5
+
+-- name: gathered_values_of_day
+-- Rides the primary key of gathered_values.
+SELECT quarter, type_key, value, users FROM gathered_values
+WHERE project_key = :project_key AND dimension_key = :dimension_key AND quarter >= :first AND quarter < :after
+
 -- name: gathered_day
 -- Rides the primary key of gathered.
 SELECT quarter, type_key, users FROM gathered
 WHERE project_key = :project_key AND quarter >= :first AND quarter < :after
 
 -- name: gathered_days
--- The UTC days of the events that were gathered; rides the primary key of gathered.
-SELECT DISTINCT quarter / 96 FROM gathered WHERE project_key = :project_key
+-- The UTC days of the events that were gathered; rides the primary keys of gathered and gathered_values.
+SELECT quarter / 96 FROM gathered WHERE project_key = :project_key
+UNION
+SELECT quarter / 96 FROM gathered_values WHERE project_key = :project_key
 
 -- name: periods
 -- Of which UTC days there are rows, and of which local days and months; of the next zone's where :shift is 2, else 0.
@@ -520,8 +654,12 @@ SELECT DISTINCT iif(grain = 0, 0, grain - :shift), period FROM activity_bitmaps
 WHERE project_key = :project_key AND grain IN (0, 1 + :shift, 2 + :shift)
 
 -- name: events_since
--- Quarters, types and users of the events of a stretch of time after :event_key; reads events from there on.
-SELECT json_group_array(json_array(occurred_us / 900000000, type_key, user_key)) FROM events
+-- Quarters, types and users of the events of a stretch of time after :event_key, and their properties where
+-- :with_properties is true; reads events from there on.
+SELECT json_group_array(json_array(
+    occurred_us / 900000000, type_key, user_key, CASE WHEN :with_properties THEN properties ELSE '{}' END
+))
+FROM events
 WHERE event_key > :event_key
     AND project_key = :project_key
     AND occurred_us >= :start_us AND occurred_us < :end_us
@@ -587,6 +725,30 @@ CREATE TEMPORARY TABLE facts (
     quarter INTEGER NOT NULL,
     type_key INTEGER NOT NULL
 )
+
+-- name: make_happened
+-- Which facts of dimensions the events make.
+CREATE TEMPORARY TABLE happened (
+    project_key INTEGER NOT NULL,
+    user_key INTEGER NOT NULL,
+    quarter INTEGER NOT NULL,
+    type_key INTEGER NOT NULL
+)
+
+-- name: insert_happened
+-- Of one dimension; walks events, rides the primary key of combinations. What has no combination is of none that
+-- anything can be of.
+INSERT INTO happened (project_key, user_key, quarter, type_key)
+SELECT e.project_key, e.user_key, e.occurred_us / 900000000, coalesce(combination_key, 1048575)
+FROM dimensions AS d
+CROSS JOIN events AS e USING (project_key)
+LEFT JOIN combinations AS c
+    ON c.dimension_key = d.dimension_key AND c.type_key = e.type_key AND c.value = value_of(e.properties, d.name)
+WHERE d.dimension_key = :dimension_key
+
+-- name: combination_keys
+-- All of a project, live and dead; rides the unique index of combinations.
+SELECT combination_key FROM combinations WHERE project_key = :project_key
 
 -- name: insert_fact
 -- One row, to be repeated.
@@ -738,8 +900,8 @@ LIMIT :shown
 -- name: check_activity
 -- Who was active, by the facts and by the events; sorts both on disk. 900000000 is a quarter of an hour.
 SELECT name, printf(
-    'activity %s user key %d with type key %d in the quarter of an hour from %s on, and the events %s',
-    iif(max(counted), 'has', 'lacks'), user_key, type_key,
+    'activity %s user key %d with %s %d in the quarter of an hour from %s on, and the events %s',
+    iif(max(counted), 'has', 'lacks'), user_key, iif(type_key < 1048575, 'type key', 'combination'), type_key,
     strftime('%Y-%m-%dT%H:%MZ', quarter * 900, 'unixepoch'), iif(max(found), 'do', 'do not')
 )
 FROM (
@@ -747,6 +909,8 @@ FROM (
     UNION ALL
     SELECT project_key, occurred_us / 900000000, type_key, user_key, 0, 1 FROM events
     WHERE :project_key IS NULL OR project_key = :project_key
+    UNION ALL
+    SELECT project_key, quarter, type_key, user_key, 0, 1 FROM happened
 )
 LEFT JOIN projects USING (project_key)
 GROUP BY project_key, quarter, type_key, user_key
@@ -756,14 +920,16 @@ LIMIT :shown
 -- name: check_activity_counts
 -- How many events there were, by what was counted and by the events; sorts both on disk.
 SELECT name, printf(
-    'activity counts %d events with type key %d in the quarter of an hour from %s on, and %d are stored',
-    sum(counted), type_key, strftime('%Y-%m-%dT%H:%MZ', quarter * 900, 'unixepoch'), sum(found)
+    'activity counts %d events with %s %d in the quarter of an hour from %s on, and %d are stored',
+    sum(counted), iif(type_key < 1048575, 'type key', 'combination'), type_key, strftime('%Y-%m-%dT%H:%MZ', quarter * 900, 'unixepoch'), sum(found)
 )
 FROM (
     SELECT project_key, quarter, type_key, events AS counted, 0 AS found FROM counted
     UNION ALL
     SELECT project_key, occurred_us / 900000000, type_key, 0, 1 FROM events
     WHERE :project_key IS NULL OR project_key = :project_key
+    UNION ALL
+    SELECT project_key, quarter, type_key, 0, 1 FROM happened
 )
 LEFT JOIN projects USING (project_key)
 GROUP BY project_key, quarter, type_key

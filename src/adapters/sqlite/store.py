@@ -13,12 +13,15 @@ from pathlib import Path
 from time import monotonic
 
 from adapters.sqlite import access, reader, rebuilding
+from adapters.sqlite.appending import Appending
 from adapters.sqlite.counting import Counting
 from adapters.sqlite.database import Database, file_of, migrate_file, prepare
-from adapters.sqlite.reader import Readers
+from adapters.sqlite.dimensions import list_dimensions
+from adapters.sqlite.reader import Readers, project_key
 from adapters.sqlite.verifying import verify_file
 from adapters.sqlite.writer import Writer, closed
 from eventcore.activity import ActivityQuery, ActivitySnapshot
+from eventcore.dimensions import Dimension, check_name
 from eventcore.errors import StoreError, too_slow
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey
@@ -59,6 +62,11 @@ async def migrate(url: str, *, check: bool = False) -> tuple[int, int]:
     """
     path = file_of(url)
     return await asyncio.to_thread(migrate_file, path, check=check)
+
+
+def _remove(appending: Appending, project: str, name: str) -> bool:
+    key = project_key(appending.database, project)
+    return key is not None and appending.combining.remove(key, name)
 
 
 class SqliteStore:
@@ -146,6 +154,24 @@ class SqliteStore:
         async with aclosing(rebuilding.rebuild_in_zone(self._writer, zone)) as done:
             async for step in done:
                 yield step
+
+    async def dimensions(self, project: str) -> Sequence[Dimension]:
+        """See `EventStore.dimensions`."""
+        self._check_open()
+        return await self._readers.answer(lambda database: list_dimensions(database, project))
+
+    async def add_dimension(self, project: str, name: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `EventStore.add_dimension`. Needs room for its facts on the disk of temporary files."""
+        self._check_open()
+        check_name(name)
+        async with aclosing(rebuilding.add_dimension(self._path, self._writer, project, name)) as done:
+            async for step in done:
+                yield step
+
+    async def remove_dimension(self, project: str, name: str) -> bool:
+        """See `EventStore.remove_dimension`. Others wait while the rows are deleted."""
+        self._check_open()
+        return await self._writer.write(lambda appending: _remove(appending, project, name))
 
     async def books(self, project: str, first: str, last: str) -> Sequence[Book]:
         """See `EventStore.books`."""

@@ -5,19 +5,30 @@ Ten million events take minutes. Not here: mending.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping, Set
+from itertools import compress, islice
 from pathlib import Path
 
 from adapters.sqlite import letters
 from adapters.sqlite.database import DAMAGED, Database, driver_errors, open_writer
+from adapters.sqlite.dimensions import combinations_of, ready, teach_values
 from adapters.sqlite.folding import projection_zone
 from adapters.sqlite.reader import project_key
 from adapters.sqlite.rows import unpack
 from adapters.sqlite.statements import statements
 from eventcore.decoding import stored_name_flaw
 from eventcore.errors import StoreError
-from eventcore.projection import ANY_TYPE, QUARTERS, QUARTERS_A_DAY, BrokenRow, Checked, Group, Key, unpack_quarters
+from eventcore.projection import (
+    ANY_TYPE,
+    COMBINATIONS_FROM,
+    QUARTERS,
+    QUARTERS_A_DAY,
+    BrokenRow,
+    Checked,
+    Group,
+    Key,
+    unpack_quarters,
+)
 
 _SHOWN = 20
 """Differences of one kind that are told one by one; beyond it, that there are more."""
@@ -91,11 +102,21 @@ def _broken_letters(database: Database, project: str | None) -> Iterator[str]:
 def _unpack_facts(database: Database, project: str | None) -> Iterator[str]:
     database.run("make_facts")
     database.run("make_counted")
+    database.run("make_happened")
+    teach_values(database)
     zone = projection_zone(database)
     for key, name in database.all("project_names", name=project):
-        yield from _unpack_deltas(database, key, name)
+        dimensions = ready(database, key).values()
+        for dimension_key in dimensions:
+            database.run("insert_happened", dimension_key=dimension_key)
+        whole = {one.key for dimension_key in dimensions for one in combinations_of(database, dimension_key)}
+        # Those of dimensions that are not built yet, or not any more, tell only a part.
+        parts = {found for (found,) in database.all("combination_keys", project_key=key)} - whole
+        yield from _unpack_deltas(database, key, name, whole)
         checked = Checked(zone)
         for grain, period, type_key, events, users in database.all("all_bitmaps", project_key=key):
+            if type_key in parts:
+                continue
             try:
                 checked.add(Key(grain, period, type_key), events, users)
             except BrokenRow:
@@ -105,7 +126,7 @@ def _unpack_facts(database: Database, project: str | None) -> Iterator[str]:
         yield from (f"project {name}: {text}" for text in islice(checked.differences(), _SHOWN))
 
 
-def _unpack_deltas(database: Database, key: int, name: str) -> Iterator[str]:
+def _unpack_deltas(database: Database, key: int, name: str, combinations: Set[int]) -> Iterator[str]:
     delta_key = 0
     while True:
         last_key, *columns = database.first("deltas_after", project_key=key, delta_key=delta_key, rows=_DELTAS_AT_ONCE)
@@ -115,6 +136,8 @@ def _unpack_deltas(database: Database, key: int, name: str) -> Iterator[str]:
         if not len(users) == len(quarters) == len(types):
             yield f"project {name}: the columns of activity rows {delta_key + 1} to {last_key} differ in length"
         else:
+            counts = [kind < COMBINATIONS_FROM or kind in combinations for kind in types]
+            users, quarters, types = (list(compress(column, counts)) for column in (users, quarters, types))
             database.insert("insert_fact", ([key] * len(users), users, quarters, types))
             counted = Counter(zip(quarters, types, strict=True))
             database.insert(

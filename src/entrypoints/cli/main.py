@@ -13,6 +13,7 @@ import typer
 from entrypoints.cli import (
     benching,
     dead,
+    dimensions,
     doctor,
     importing,
     keys,
@@ -46,6 +47,7 @@ app.add_typer(benching.app, name="bench")
 app.command("sample")(sampling.sample_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("verify")(maintenance.verify_command)
+app.add_typer(dimensions.app, name="dimensions")
 app.command("rebuild", help=rebuilding.HELP)(rebuilding.rebuild_command)
 app.command("migrate")(maintenance.migrate_command)
 app.command("epoch")(maintenance.epoch_command)

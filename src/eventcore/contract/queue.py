@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from eventcore.activity import ActivityQuery, ActivitySnapshot
+from eventcore.dimensions import Dimension
 from eventcore.errors import Kind, StoreError
 from eventcore.events import Book, Chunk, DeadLetter, ImportRecord, Receipt, Replay, StoredEvent
 from eventcore.keys import ApiKey
@@ -102,6 +103,18 @@ class ScriptedStore:
         raise NotImplementedError
 
     def rebuild_in_zone(self, zone: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `find`."""
+        raise NotImplementedError
+
+    async def dimensions(self, project: str) -> Sequence[Dimension]:
+        """See `find`."""
+        raise NotImplementedError
+
+    def add_dimension(self, project: str, name: str) -> AsyncGenerator[Rebuilt, None]:
+        """See `find`."""
+        raise NotImplementedError
+
+    async def remove_dimension(self, project: str, name: str) -> bool:
         """See `find`."""
         raise NotImplementedError
 

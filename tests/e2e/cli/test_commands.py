@@ -48,7 +48,7 @@ def test_help_is_an_answer(eventcore: Command, arguments: list[str]) -> None:
 
 def test_all_commands_are_listed(eventcore: Command) -> None:
     listed = eventcore("--help").out
-    names = ["serve", "import", "stats", "sample", "doctor", "migrate", "verify", "rebuild", "bench"]
+    names = ["serve", "import", "stats", "sample", "doctor", "migrate", "verify", "rebuild", "dimensions", "bench"]
     assert [name for name in names if name not in listed] == []
 
 
@@ -436,3 +436,62 @@ def test_a_new_epoch_is_begun_on_demand_only(eventcore: Command) -> None:
     assert second != first
     assert eventcore("epoch").out == second
     assert eventcore("verify").code == 0
+
+
+def test_dimensions_are_added_listed_and_removed(eventcore: Command) -> None:
+    Path("rows.csv").write_text(
+        "user_id,event_type,occurred_at,country\nada,visit,2026-01-31T09:30:00Z,UA\nbob,visit,2026-01-31T23:30:00Z,PL\n"
+    )
+    eventcore("import", "rows.csv", "--properties-from-rest")
+    asked = (
+        "stats",
+        "dau",
+        "--from",
+        "2026-01-31",
+        "--to",
+        "2026-02-01",
+        "--segment",
+        "properties.country:UA",
+        "--json",
+    )
+    raw = eventcore(*asked).json
+    assert raw["meta"]["computed_from"] == "events"
+    ended = eventcore("dimensions", "list")
+    assert (ended.code, ended.out) == (0, "no dimensions: every question about a property reads raw events\n")
+    ended = eventcore("dimensions", "add", "country")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == "dimension  state  values\ncountry    ready       2\n"
+    answer = eventcore(*asked).json
+    assert (answer["data"], answer["meta"]["computed_from"]) == (raw["data"], "activity")
+    eventcore("import", "rows.csv", "--ignore", "country", "--project", "other")
+    assert eventcore("dimensions", "list", "--project", "other", "--json").json == {"dimensions": []}
+    assert eventcore("dimensions", "list", "--format", "csv").out == "name,state,values\ncountry,ready,2\n"
+    assert eventcore("rebuild", "--format", "jsonl").code == 0
+    assert eventcore("verify").out == "all books balance\n"
+    assert eventcore("dimensions", "remove", "country", "--json").json == {"dimensions": []}
+    answer = eventcore(*asked).json
+    assert (answer["data"], answer["meta"]["computed_from"]) == (raw["data"], "events")
+
+
+def test_dimensions_say_what_they_cannot_do(eventcore: Command) -> None:
+    ended = eventcore("dimensions", "add", "country")
+    assert (ended.code, ended.out) == (1, "")
+    assert not Path("store.sqlite3").exists()
+    Path("rows.csv").write_text(
+        "user_id,event_type,occurred_at,session\n"
+        + "".join(f"ada,visit,2026-01-31T09:30:00Z,session {number}\n" for number in range(1_001))
+    )
+    eventcore("import", "rows.csv", "--properties-from-rest")
+    for arguments, code, reason in (
+        (("add", "session"), 2, "more than 1,000 values"),
+        (("add", ""), 2, "one key of the properties"),
+        (("add", "x" * 256), 2, "at most 255 characters"),
+        (("add", "a", "--project", "No"), 2, "a project's name"),
+        (("list", "--project", "other"), 1, "no project of this name"),
+        (("remove", "country"), 1, "no dimension of this name"),
+    ):
+        ended = eventcore("dimensions", *arguments)
+        assert (ended.code, ended.out) == (code, "")
+        assert reason in ended.err
+    assert "full, too many values: questions read raw events" in eventcore("dimensions", "list").out
+    assert eventcore("dimensions", "remove", "session").code == 0

@@ -14,6 +14,7 @@ from eventcore.contract.event_store.checking import Checking
 from eventcore.contract.event_store.closing import Closing
 from eventcore.contract.event_store.concurrency import Concurrency
 from eventcore.contract.event_store.describing import Describing
+from eventcore.contract.event_store.dimensioning import Dimensioning
 from eventcore.contract.event_store.folding import Folding
 from eventcore.contract.event_store.keeping import Keeping
 from eventcore.contract.event_store.rebuilding import Rebuilding
@@ -32,6 +33,7 @@ class EventStoreContract(
     Answering,
     Folding,
     Rebuilding,
+    Dimensioning,
     Admitting,
     Describing,
     Closing,

@@ -1,5 +1,6 @@
 """Property tests: whatever happens, the store says what the naive model says."""
 
+from contextlib import aclosing
 from itertools import pairwise
 from typing import get_args
 
@@ -171,18 +172,35 @@ def _histories(draw: DrawFn) -> list[list[Chunk]]:
     return calls
 
 
+_DECLARED = st.lists(st.tuples(st.sampled_from(("a", "b.c")), st.integers(0, 4)), max_size=2)
+"""Properties that are declared dimensions, each before the call of this number."""
+
+
+async def _declare(store: EventStore, project: str, declared: list[tuple[str, int]], turn: int) -> None:
+    for name, its_turn in declared:
+        if its_turn == turn:
+            async with aclosing(store.add_dimension(project, name)) as steps:
+                async for _ in steps:
+                    pass
+
+
 class Agreeing(StoreFixtures):
     """Whatever happens, the store says what the naive model says."""
 
-    @given(delivered=_deliveries(), query=_queries())
+    @given(delivered=_deliveries(), query=_queries(), declared=_DECLARED)
     @_SETTINGS
     async def test_order_split_and_repeats_change_nothing(
-        self, store: EventStore, delivered: tuple[list[Event], list[list[Chunk]]], query: ActivityQuery
+        self,
+        store: EventStore,
+        delivered: tuple[list[Event], list[list[Chunk]]],
+        query: ActivityQuery,
+        declared: list[tuple[str, int]],
     ) -> None:
         """The same events, however they come, give the same activity, are found, and are counted once."""
         sent, calls = delivered
         project = a_project()
-        for call in calls:
+        for turn, call in enumerate(calls):
+            await _declare(store, project, declared, turn)
             await store.append([msgspec.structs.replace(chunk, project=project) for chunk in call])
 
         model = model_of([a_chunk(*sent, project=project)])
@@ -192,10 +210,10 @@ class Agreeing(StoreFixtures):
         assert await row_counts(store, project) == model.counts(project)
         assert sum(book.stored for book in await store.books(project, "2026-01-01", "2026-12-31")) == len(sent)
 
-    @given(calls=_histories(), query=_queries())
+    @given(calls=_histories(), query=_queries(), declared=_DECLARED)
     @_SETTINGS
     async def test_any_history_agrees_with_the_model(
-        self, store: EventStore, calls: list[list[Chunk]], query: ActivityQuery
+        self, store: EventStore, calls: list[list[Chunk]], query: ActivityQuery, declared: list[tuple[str, int]]
     ) -> None:
         """Receipts, events, conflicts, books and activity, with all that can happen in between."""
         names = {"default": a_project(), "other": a_project()}
@@ -203,7 +221,9 @@ class Agreeing(StoreFixtures):
         model = Model()
         expected = [[model.append(chunk) for chunk in call] for call in mine]
 
-        assert [list(await store.append(call)) for call in mine] == expected
+        for turn, call in enumerate(mine):
+            await _declare(store, names["default"], declared, turn)
+            assert list(await store.append(call)) == expected[turn]
         for project in names.values():
             query = msgspec.structs.replace(query, project=project)
             assert seen(await store.activity(query)) == model.activity(query)
