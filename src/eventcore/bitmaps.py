@@ -125,6 +125,7 @@ class Kept:
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
         self._most_bytes = most_bytes
         self._versions: dict[int, object] = {}
+        self._taken_bytes = 0
         self._periods: OrderedDict[tuple[int, Period], _Rows] = OrderedDict()
 
     def version(self, project_key: int) -> object:
@@ -188,7 +189,8 @@ class Kept:
             known.complete = known.complete or wanted.type_keys is None
             fresh[period] = known
         for grain, number, type_key, events, packed in arrived:
-            fresh[grain, number].rows.setdefault(type_key, Row(grain, packed, events))
+            row = fresh[grain, number].rows.setdefault(type_key, Row(grain, packed, events))
+            self._taken_bytes += row.bytes
         found = {}
         for period in periods:
             kept = fresh.get(period) or self._periods[project_key, period]
@@ -197,12 +199,35 @@ class Kept:
             self._periods.move_to_end((project_key, period))
         return found
 
-    def shrink(self) -> None:
-        """Drop what is too much; after a question, because answering makes unions that are kept too."""
+    def shrink(self, *, least_bytes: int = 0) -> None:
+        """Drop what is too much; after a question, because answering makes unions that are kept too.
+
+        Args:
+            least_bytes: do nothing unless so much was taken since the last time, because looking takes time.
+        """
+        if self._taken_bytes < least_bytes:
+            return
+        self._taken_bytes = 0
         total = sum([_ROW_BYTES + sum([row.bytes for row in kept.rows.values()]) for kept in self._periods.values()])
         while total > self._most_bytes and self._periods:
             _, dropped = self._periods.popitem(last=False)
             total -= _ROW_BYTES + sum([row.bytes for row in dropped.rows.values()])
+
+
+MOST_ROWS: Final = 50_000
+"""Rows that a question may need at once: with what they hold in memory, some 50 MB."""
+
+
+class Portion(NamedTuple):
+    """A part of a question that is read and counted at once.
+
+    Attributes:
+        periods: whose rows it needs.
+        slots: the slots, or parts of them, that these rows answer.
+    """
+
+    periods: frozenset[Period]
+    slots: Sequence[tuple[int, Sequence[Piece]]]
 
 
 class Plan:
@@ -213,25 +238,32 @@ class Plan:
         zone: the projection's own.
         stored: the first quarter that has rows, and the one behind the last; equal when there are none.
         kinds: of the question.
+        most_rows: rows of one portion, about; a period is never divided.
     """
 
-    def __init__(self, query: ActivityQuery, zone: ZoneInfo, stored: tuple[int, int], kinds: Kinds) -> None:
+    def __init__(
+        self,
+        query: ActivityQuery,
+        zone: ZoneInfo,
+        stored: tuple[int, int],
+        kinds: Kinds,
+        most_rows: int = MOST_ROWS,
+    ) -> None:
         self._part = kinds.part
         # Where types are not told apart, all of them are one row.
         every_type = frozenset((ANY_TYPE,)) if query.split is None else None
         self._keys = [every_type if keys is None else keys for keys in kinds.wanted]
-        self._slots = list(_slots(query, zone, stored))
-        self.periods: frozenset[Period] = frozenset(
-            (piece.grain, piece.period) for _, found in self._slots for piece in found
-        )
+        slots = list(_slots(query, zone, stored))
         named = frozenset[int]().union(*[keys for keys in self._keys if keys is not None])
         types = frozenset(filter(_is_type, named))
         self.wanted = Wanted(type_keys=None if None in self._keys else types, others=named - types)
+        rows_a_period = len(named) + (kinds.parts if self.wanted.type_keys is None else 0)
+        self.portions = list(_portions(slots, max(1, most_rows // max(1, rows_a_period))))
 
-    def tally(self, found: Found, tallying: Tallying) -> None:
-        """Count the rows that were found."""
+    def tally(self, found: Found, portion: Portion, tallying: Tallying) -> None:
+        """Count the rows of a portion that were found."""
         for selection, keys in enumerate(self._keys):
-            for slot, pieces_of_slot in self._slots:
+            for slot, pieces_of_slot in portion.slots:
                 groups: dict[str | None, list[Group]] = {}
                 for piece in pieces_of_slot:
                     rows = found[piece.grain, piece.period]
@@ -241,6 +273,23 @@ class Plan:
                             groups.setdefault(self._part(key), []).append(group)
                 for part, same in groups.items():
                     tallying.add(selection, slot, part, *united(same))
+
+
+def _portions(slots: Sequence[tuple[int, Sequence[Piece]]], most_periods: int) -> Iterator[Portion]:
+    """Divide slots after so many periods; neighbours may share one."""
+    periods: set[Period] = set()
+    some: list[tuple[int, list[Piece]]] = []
+    for slot, found in slots:
+        some.append((slot, []))
+        for piece in found:
+            if len(periods) >= most_periods and (piece.grain, piece.period) not in periods:
+                yield Portion(frozenset(periods), some)
+                periods = set()
+                some = [(slot, [])]
+            periods.add((piece.grain, piece.period))
+            some[-1][1].append(piece)
+    if periods:
+        yield Portion(frozenset(periods), some)
 
 
 def _is_type(key: int) -> bool:

@@ -151,6 +151,11 @@ class Kinds:
             for selection in query.selections
         )
 
+    @property
+    def parts(self) -> int:
+        """How many keys there are that a split tells apart."""
+        return len(self._parts)
+
     def part(self, key: int) -> str | None:
         """The part of a split that events of this key are in; None where they are in none."""
         return self._parts.get(key)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from eventcore.activity import ActivityQuery, Tallying
-from eventcore.bitmaps import Kept, Plan, stored_quarters
+from eventcore.bitmaps import MOST_ROWS, Kept, Plan, stored_quarters
 from eventcore.calendar import QUARTER_US, day_spans, find_zone, on_quarters
 from eventcore.conditions import Selection, equals
 from eventcore.dimensions import Kinds
@@ -68,8 +68,9 @@ facts = st.builds(
 class Table:
     """Rows as a store would hold them, and what a process keeps of them."""
 
-    def __init__(self, zone_name: str, kept_bytes: int = 1 << 30) -> None:
+    def __init__(self, zone_name: str, kept_bytes: int = 1 << 30, most_rows: int = MOST_ROWS) -> None:
         self.zone = find_zone(zone_name)
+        self.most_rows = most_rows
         self.rows: dict[Key, tuple[int, bytes]] = {}
         self.kept = Kept(kept_bytes)
         self.folds = 0
@@ -90,15 +91,16 @@ class Table:
     def answer(self, query: ActivityQuery):
         days = [key.period for key in self.rows if key.grain == QUARTERS]
         stored = stored_quarters(min(days, default=None), max(days, default=None))
-        plan = Plan(query, self.zone, stored, Kinds(query, NAMES, {}))
-        missing = self.kept.missing(1, plan.periods, plan.wanted)
-        read = [
-            (*key, *row) for key, row in self.rows.items() if key[:2] in missing and plan.wanted.holds(key.type_key)
-        ]
-        self.read_rows += len(read)
-        found = self.kept.take(1, plan.periods, plan.wanted, missing, read)
+        plan = Plan(query, self.zone, stored, Kinds(query, NAMES, {}), most_rows=self.most_rows)
         tallying = Tallying(query)
-        plan.tally(found, tallying)
+        for portion in plan.portions:
+            missing = self.kept.missing(1, portion.periods, plan.wanted)
+            read = [
+                (*key, *row) for key, row in self.rows.items() if key[:2] in missing and plan.wanted.holds(key.type_key)
+            ]
+            self.read_rows += len(read)
+            plan.tally(self.kept.take(1, portion.periods, plan.wanted, missing, read), portion, tallying)
+            self.kept.shrink(least_bytes=1)
         self.kept.shrink()
         return tallying.snapshot("activity")
 
@@ -153,10 +155,11 @@ def queries(draw: st.DrawFn) -> ActivityQuery:
     portions=st.lists(st.lists(facts, max_size=25), max_size=5),
     asked=st.lists(queries(), min_size=1, max_size=4),
     kept_bytes=st.sampled_from((0, 5_000, 1 << 30)),
+    most_rows=st.sampled_from((1, 7, MOST_ROWS)),
 )
 @settings(deadline=None, max_examples=150)
-def test_any_question_at_any_time_is_answered_as_from_the_facts(zone, portions, asked, kept_bytes) -> None:
-    table = Table(zone, kept_bytes)
+def test_any_question_at_any_time_is_answered_as_from_the_facts(zone, portions, asked, kept_bytes, most_rows) -> None:
+    table = Table(zone, kept_bytes, most_rows)
     seen: list[Fact] = []
     for portion in [[], *portions]:
         table.fold(portion)
@@ -233,9 +236,10 @@ def test_a_read_that_fails_in_the_middle_is_read_again() -> None:
         raise ZeroDivisionError
 
     plan = Plan(query, table.zone, stored_quarters(0, 4), Kinds(query, NAMES, {}))
-    missing = table.kept.missing(1, plan.periods, plan.wanted)
+    [portion] = plan.portions
+    missing = table.kept.missing(1, portion.periods, plan.wanted)
     with pytest.raises(ZeroDivisionError):
-        table.kept.take(1, plan.periods, plan.wanted, missing, broken())
+        table.kept.take(1, portion.periods, plan.wanted, missing, broken())
     assert table.answer(query).selections == counted(query, [Fact(96 * d + 5, 0, 1) for d in range(5)]).selections
 
 

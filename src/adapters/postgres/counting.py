@@ -183,10 +183,12 @@ class _Counting:
             return
         version = Version(head["epoch"], head["fold"] or 0, head["mark"] or b"")
         folds = await self._read_folds(version)
-        recall = await asyncio.to_thread(self._plan, query, quarters, kinds, version, folds)
-        # In a thread, because there may be millions of users. Once when all is remembered, as a rule.
-        while lacking := await asyncio.to_thread(self._memory.tally, recall, self._tallying):
-            recall.take(lacking, await self._read_rows(lacking, recall.plan))
+        plan = await asyncio.to_thread(self._plan, query, quarters, kinds)
+        for portion in plan.portions:
+            recall = Recall(self._project_key, version, folds, plan, portion)
+            # In a thread, because there may be millions of users. Once when all is remembered, as a rule.
+            while lacking := await asyncio.to_thread(self._memory.tally, recall, self._tallying):
+                recall.take(lacking, await self._read_rows(lacking, plan))
 
     async def _read_folds(self, version: Version) -> list[Changed]:
         """The folds since the version that is remembered, if that is of any use."""
@@ -199,21 +201,13 @@ class _Counting:
         except msgspec.DecodeError:  # then nothing remembered is of use
             return []
 
-    def _plan(
-        self,
-        query: ActivityQuery,
-        quarters: Sequence[_Piece],
-        kinds: Kinds,
-        version: Version,
-        folds: Sequence[Changed],
-    ) -> Recall:
-        plan = Plan(
+    def _plan(self, query: ActivityQuery, quarters: Sequence[_Piece], kinds: Kinds) -> Plan:
+        return Plan(
             _on_quarters(query, quarters),
             find_zone(self._head["zone"]),
             stored_quarters(self._head["first_day"], self._head["last_day"]),
             kinds,
         )
-        return Recall(self._project_key, version, folds, plan)
 
     async def _read_rows(self, periods: Sequence[Period], plan: Plan) -> Sequence[Any]:
         statement = "read_rows" if plan.wanted.type_keys is not None else "read_rows_of_all_types"

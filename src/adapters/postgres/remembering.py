@@ -11,7 +11,7 @@ from threading import Lock
 from typing import NamedTuple, cast
 
 from eventcore.activity import Tallying
-from eventcore.bitmaps import KEPT_BYTES, Kept, Period, Plan
+from eventcore.bitmaps import KEPT_BYTES, Kept, Period, Plan, Portion
 from eventcore.projection import ANY_TYPE, Key
 
 
@@ -44,20 +44,24 @@ class Changed(NamedTuple):
 
 
 class Recall:
-    """What one question needs, and what of it was read for it.
+    """What one question, or a portion of it, needs, and what of it was read for it.
 
     Args:
         project_key: of its project.
         version: that its snapshot sees.
         folds: some of the newest folds that its snapshot sees, in order and without a gap.
         plan: which rows it needs.
+        portion: of the plan.
     """
 
-    def __init__(self, project_key: int, version: Version, folds: Sequence[Changed], plan: Plan) -> None:
+    def __init__(
+        self, project_key: int, version: Version, folds: Sequence[Changed], plan: Plan, portion: Portion
+    ) -> None:
         self.project_key = project_key
         self.version = version
         self.folds = folds
         self.plan = plan
+        self.portion = portion
         self._read: list[Period] = []
         self._rows: list[tuple[int, int, int, int, bytes]] = []
 
@@ -72,10 +76,10 @@ class Recall:
         Returns:
             The periods that must be read first; none when all is counted.
         """
-        lacking = set(kept.missing(self.project_key, self.plan.periods, self.plan.wanted)).difference(self._read)
+        lacking = set(kept.missing(self.project_key, self.portion.periods, self.plan.wanted)).difference(self._read)
         if not lacking:
-            found = kept.take(self.project_key, self.plan.periods, self.plan.wanted, self._read, self._rows)
-            self.plan.tally(found, tallying)
+            found = kept.take(self.project_key, self.portion.periods, self.plan.wanted, self._read, self._rows)
+            self.plan.tally(found, self.portion, tallying)
             kept.shrink()
         return sorted(lacking)
 

@@ -41,6 +41,7 @@ KEPT_BYTES = 32 * 1024 * 1024
 """Unpacked deltas kept in a process; the folds see to it that there are few."""
 
 _LOOK_AGAIN_SECONDS = 0.1
+_LOOK_AT_ROWS_BYTES = 16 * 1024 * 1024
 _GROUP_BYTES = 600  # of a bitmap with its dictionary entries, measured
 _USER_BYTES = 3  # of a user in a bitmap, measured
 _DELTAS_AT_ONCE = 20
@@ -134,9 +135,12 @@ class Counting:
             self._rows.advance(key, (fold, mark), _changed(database, key, known))
             self._deltas.pop(key, None)  # some of them are folded now
         plan = Plan(query, zone, stored_quarters(first_day, last_day), kinds)
-        missing = self._rows.missing(key, plan.periods, plan.wanted)
-        rows = _read_rows(database, key, missing, plan.wanted)
-        plan.tally(self._rows.take(key, plan.periods, plan.wanted, missing, rows), tallying)
+        for portion in plan.portions:
+            database.check_time()
+            missing = self._rows.missing(key, portion.periods, plan.wanted)
+            rows = _read_rows(database, key, missing, plan.wanted)
+            plan.tally(self._rows.take(key, portion.periods, plan.wanted, missing, rows), portion, tallying)
+            self._rows.shrink(least_bytes=_LOOK_AT_ROWS_BYTES)
         self._rows.shrink()
 
     def _unpacked(self, database: Database, key: int) -> _Unpacked:
