@@ -115,9 +115,9 @@ MUTANTS = (
         edits=(
             _core(
                 "ingestion.py",
-                "    unseen, chunks, receipts = await publish_unseen(seen)\n    if any(seen)",
+                "    duplicates, conflicts = await publish(unseen, losers, counts)\n",
                 "    if epoch is not None:\n        await cache.mark(namespace(epoch, project), members)\n"
-                "    unseen, chunks, receipts = await publish_unseen(seen)\n    if any(seen)",
+                "    duplicates, conflicts = await publish(unseen, losers, counts)\n",
             ),
         ),
         tests=_CLAIMED,
