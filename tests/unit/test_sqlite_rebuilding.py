@@ -367,7 +367,8 @@ async def test_a_rebuild_may_be_killed(store: EventStore, path: Path, arguments:
     await store.append(sent)
     await store.fold(ALL)
     command = [str(Path(sys.executable).with_name("eventcore")), "rebuild", *arguments]
-    environment = {**os.environ, "EVENTCORE_STORE_URL": f"sqlite:///{path}"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTCORE_")}
+    environment["EVENTCORE_STORE_URL"] = f"sqlite:///{path}"
     for turn in range(6):
         if not arguments:
             damage(path, f"UPDATE activity_bitmaps SET users = x'0102' WHERE bitmap_key % 6 = {turn}")
