@@ -49,6 +49,9 @@ unpacking so many takes a new process 50 ms."""
 MOST_UNFOLDED_EVENTS = 500_000
 """The same when there is no quiet moment: then those who send wait for the fold, half a second or two."""
 
+MOST_FOLDED_EVENTS = 200_000
+"""Events of one fold: each takes some 150 bytes until it ends."""
+
 FOLD_SECONDS = 30.0
 """How long after a fold even one event is folded, so that those who ask in SQL see it."""
 
@@ -266,7 +269,7 @@ class Writer:
         while self._unfolded_events >= (MOST_UNFOLDED_EVENTS if self._waiting else due_events):
             self._unfolded_events = 0  # what cannot be folded is tried again when as much has come
             with self._transaction() as appending:
-                folded = appending.fold(MOST_UNFOLDED_EVENTS)
+                folded = appending.fold(MOST_FOLDED_EVENTS)
                 left = appending.waiting_events()
             self._unfolded_events = left
             self._unmoved_pages += folded // _EVENTS_PER_FOLDED_PAGE + _PAGES_PER_COMMIT
