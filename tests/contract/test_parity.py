@@ -177,7 +177,7 @@ _WORLDS_AND_QUESTIONS = worlds().flatmap(lambda world: st.tuples(st.just(world),
 @stores(lambda name: name not in SLOWER)
 @given(_WORLDS_AND_QUESTIONS)
 @example(A_NIGHT_IN_PIECES)
-@some(80)
+@some(50)
 async def test_every_question_is_answered_as_the_oracle_does(
     running: Running, asked: tuple[World, list[Question]]
 ) -> None:
@@ -188,7 +188,7 @@ async def test_every_question_is_answered_as_the_oracle_does(
 @stores(lambda name: name == "postgres")
 @given(_WORLDS_AND_QUESTIONS)
 @example(A_NIGHT_IN_PIECES)
-@some(25)
+@some(15)
 async def test_postgres_answers_every_question_as_the_oracle_does(
     running: Running, asked: tuple[World, list[Question]]
 ) -> None:

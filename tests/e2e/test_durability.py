@@ -1,7 +1,7 @@
 """202 means durable: the order of system calls, and SIGKILL at random moments of `serve` and `import`.
 
 SIGKILL alone proves nothing about the disk, because the kernel keeps what a killed process wrote; so the first part
-reads a trace of system calls. `EVENTCORE_TEST_KILLS` sets how often each process is killed, 50 unless told otherwise.
+reads a trace of system calls. `EVENTCORE_TEST_KILLS` sets how often each process is killed, 25 unless told otherwise.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.oracles import statistics as oracle
 from tests.support import syscalls
 
 EVENTCORE = str(Path(sys.executable).with_name("eventcore"))
-KILLS = int(os.environ.get("EVENTCORE_TEST_KILLS", "50"))
+KILLS = int(os.environ.get("EVENTCORE_TEST_KILLS", "25"))
 SERVE = [EVENTCORE, "serve", "--port", "0"]
 SERVE_UNSYNCED = [
     sys.executable,

@@ -43,7 +43,7 @@ from eventcore.strategies import a_chunk, an_event
 _ALL = 1_000_000
 _SETTINGS = settings(
     deadline=None,
-    max_examples=40,
+    max_examples=20,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,  # one store for all examples: each takes a project of its own
         HealthCheck.differing_executors,  # a contract is there to be inherited
